@@ -1,0 +1,305 @@
+"""What the agent answers to each verb of the control socket, as items with the keys every object has."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+import aegis
+from aegis.errors import AegisError, ConfigError, EnvelopeInvalid, PolicyInvalid
+from aegis.model.module import ModuleStatus
+from aegis.model.net import PROTOCOL_NUMBERS, Direction, address_bytes
+from aegis.model.policy import AppliedPolicy, Probe
+from aegis.model.stamp import rfc3339
+from aegis.model.status import (
+    AgentPart,
+    ConditionPart,
+    EnforcementPart,
+    GatewayPart,
+    ModulePart,
+    Status,
+)
+from aegis.runtime.clock import stamp
+from aegis.runtime.config import Setting
+
+if TYPE_CHECKING:
+    from aegis.agent.wiring import Agent
+
+VERSION = 1
+NO_KEY = "the agent has no key: nothing to enrol with is configured"
+NO_GATEWAY = "no gateway is configured"
+NOT_MEASURED = "modules share one process; it is not measured by module"
+NO_TRIAL = "nothing is on trial"
+NO_POLICY = "no policy is in force"
+
+
+def stamped(schema: str, content: dict[str, Any]) -> dict[str, Any]:
+    """One JSON object: the four keys, then its own."""
+    return {"schema": schema, "version": VERSION, **stamp(), **content}
+
+
+def with_reasons(content: dict[str, Any], reasons: dict[str, str]) -> dict[str, Any]:
+    """`content` with `<name>_reason` beside each None that has one in `reasons`."""
+    return content | {f"{name}_reason": reasons[name] for name in reasons if content.get(name) is None}
+
+
+class Answers:
+    """Answers for one agent. `serve` registers them."""
+
+    def __init__(self, agent: Agent) -> None:
+        self._agent = agent
+
+    def serve(self, stack: ExitStack) -> None:
+        """Answer until `stack` closes."""
+        verbs = self._agent.verbs
+        for name, handler in (
+            ("status", self.status),
+            ("doctor", self.doctor),
+            ("counters", self.counters),
+            ("samples", self.samples),
+            ("policy.check", self.policy_check),
+            ("policy.apply", self.policy_apply),
+            ("policy.list", self.policy_list),
+            ("policy.explain", self.policy_explain),
+            ("policy.remove", self.policy_remove),
+            ("modules.list", self.modules_list),
+            ("modules.config", self.modules_config),
+            ("config.show", self.config_show),
+        ):
+            stack.enter_context(verbs.answer(name, handler))
+        for order in ("start", "stop", "enable", "disable"):
+            stack.enter_context(verbs.answer(f"modules.{order}", self._order(order)))
+
+    # ---- the agent
+
+    async def status(self, _args: dict[str, Any]) -> Sequence[object]:
+        agent = self._agent
+        now = stamp()
+        return [
+            Status(
+                time=str(now["time"]),
+                time_ns=agent.clock.wall_ns(),
+                agent=AgentPart(
+                    id=agent.id,
+                    uid=None,
+                    uid_reason=NO_KEY,
+                    version=aegis.__version__,
+                    pid=agent.pid,
+                    uptime_s=round((agent.clock.monotonic_ns() - agent.started_ns) / 1e9, 3),
+                ),
+                gateway=GatewayPart(
+                    url=None,
+                    url_reason=NO_GATEWAY,
+                    state="unconfigured",
+                    protocol=None,
+                    protocol_reason=NO_GATEWAY,
+                    authenticated_since=None,
+                    authenticated_since_reason=NO_GATEWAY,
+                    insecure_v1=None,
+                    insecure_v1_reason=NO_GATEWAY,
+                ),
+                modules=[self._module(one) for one in agent.supervisor.statuses()],
+                enforcement=self._enforcement(),
+                resources=agent.resources.read(),
+                conditions=[
+                    ConditionPart(
+                        code=one.code, source=one.source, since=rfc3339(one.since_ns), text=one.text, hint=one.hint
+                    )
+                    for one in agent.conditions.all()
+                ],
+                losses=agent.losses(),
+            )
+        ]
+
+    @staticmethod
+    def _module(status: ModuleStatus) -> ModulePart:
+        return ModulePart(
+            name=status.name,
+            state=status.state.value,
+            reason=status.reason or None,
+            reason_reason=msgspec.UNSET if status.reason else "nothing to explain",
+            since=rfc3339(status.since_ns),
+            restarts=status.restarts,
+            cpu_percent=None,
+            cpu_percent_reason=NOT_MEASURED,
+            memory_bytes=None,
+            memory_bytes_reason=NOT_MEASURED,
+        )
+
+    def _enforcement(self) -> EnforcementPart:
+        kernel = self._agent.kernel
+        state = kernel.enforcer.state()
+        names = {link.index: link.name for link in self._agent.links()}
+        attached = kernel.datapath.interfaces() if kernel.datapath else frozenset()
+        return EnforcementPart(
+            state=state.state,
+            reason=state.reason,
+            reason_reason=msgspec.UNSET if state.reason else "nothing to explain",
+            generation=state.generation or None,
+            generation_reason=msgspec.UNSET if state.generation else NO_POLICY,
+            mode=state.mode,
+            mode_reason=msgspec.UNSET if state.mode else NO_POLICY,
+            interfaces=sorted(names.get(index, str(index)) for index in attached),
+            hooks=sorted(kernel.datapath.ways()) if kernel.datapath else [],
+            confirm_deadline=None,
+            confirm_deadline_reason=NO_TRIAL,
+        )
+
+    async def doctor(self, _args: dict[str, Any]) -> Sequence[object]:
+        nothing = "the feature is there"
+        return [
+            stamped(
+                "aegis.doctor",
+                with_reasons(
+                    {
+                        "feature": one.name,
+                        "state": one.state,
+                        "source": one.source or None,
+                        "reason": one.reason or None,
+                        "effect": one.effect or None,
+                        "hint": one.hint or None,
+                    },
+                    {"source": "the probe names none", "reason": nothing, "effect": nothing, "hint": nothing},
+                ),
+            )
+            for one in self._agent.kernel.probe()
+        ]
+
+    async def counters(self, _args: dict[str, Any]) -> Sequence[object]:
+        return [
+            stamped(
+                "aegis.counters",
+                {"stage": one.stage, "identity": one.identity, **one.terms, "balanced": one.balanced},
+            )
+            for one in self._agent.counters.read()
+        ]
+
+    async def samples(self, _args: dict[str, Any]) -> Sequence[object]:
+        return [
+            {
+                "schema": "aegis.sample",
+                "version": VERSION,
+                "time": rfc3339(one.time_ns),
+                "time_ns": one.time_ns,
+                "name": one.name,
+                "labels": dict(one.labels),
+                "value": one.value,
+                **({} if one.reason is None else {"value_reason": one.reason}),
+                "unit": one.unit,
+                "kind": one.kind,
+                "source": one.source,
+            }
+            for one in self._agent.samples.latest()
+        ]
+
+    async def config_show(self, _args: dict[str, Any]) -> Sequence[object]:
+        return [setting_item(one) for one in self._agent.configuration.values()]
+
+    # ---- policy
+
+    @staticmethod
+    def _document(args: dict[str, Any]) -> tuple[bytes, str]:
+        try:
+            return args["document"].encode(), args.get("path", "<document>")
+        except UnicodeEncodeError as error:
+            raise PolicyInvalid("", f"the document is not valid Unicode: {error.reason}") from None
+
+    async def policy_check(self, args: dict[str, Any]) -> Sequence[object]:
+        report = self._agent.kernel.enforcer.check(*self._document(args))
+        content = msgspec.to_builtins(report)
+        return [stamped("aegis.policy_check", {"policy": content.pop("name"), "policy_version": content.pop("version"), **content})]
+
+    async def policy_apply(self, args: dict[str, Any]) -> Sequence[object]:
+        return [policy_item(self._agent.kernel.enforcer.apply(*self._document(args)))]
+
+    async def policy_remove(self, args: dict[str, Any]) -> Sequence[object]:
+        return [policy_item(self._agent.kernel.enforcer.remove(args["name"]))]
+
+    async def policy_list(self, _args: dict[str, Any]) -> Sequence[object]:
+        return [policy_item(one) for one in self._agent.kernel.enforcer.list()]
+
+    async def policy_explain(self, args: dict[str, Any]) -> Sequence[object]:
+        found = self._agent.kernel.enforcer.explain(probe_of(args))
+        content = msgspec.to_builtins(found)
+        if content["policy"] is None:
+            content |= {"policy_reason": "no rule matches", "rule_reason": "no rule matches"}
+        if content["mode"] is None:
+            content["mode_reason"] = "no rule matches"
+        return [stamped("aegis.explanation", content)]
+
+    # ---- modules
+
+    async def modules_list(self, _args: dict[str, Any]) -> Sequence[object]:
+        return [self._module_item(one) for one in self._agent.supervisor.statuses()]
+
+    def _module_item(self, status: ModuleStatus) -> dict[str, Any]:
+        return stamped("aegis.module", msgspec.to_builtins(self._module(status)))
+
+    def _order(self, order: str) -> Callable[[dict[str, Any]], Any]:
+        async def answer(args: dict[str, Any]) -> Sequence[object]:
+            name = args["name"]
+            supervisor = self._agent.supervisor
+            supervisor.status(name)  # ModuleUnknown before anything is remembered
+            if order in {"enable", "disable"}:
+                self._agent.remember(name, enabled=order == "enable")
+            return [self._module_item(await getattr(supervisor, order)(name))]
+
+        return answer
+
+    async def modules_config(self, args: dict[str, Any]) -> Sequence[object]:
+        name, changes = args["name"], args.get("set")
+        self._agent.supervisor.status(name)
+        if changes:
+            await self._agent.override(name, changes)
+        prefix = f"modules.{name}."
+        return [setting_item(one) for one in self._agent.configuration.values() if one.path.startswith(prefix)]
+
+
+def setting_item(setting: Setting) -> dict[str, Any]:
+    content = {"option": setting.path, "value": setting.shown, "origin": setting.origin}
+    return stamped("aegis.config", with_reasons(content, {"value": "decided at start"}))
+
+
+def policy_item(policy: AppliedPolicy) -> dict[str, Any]:
+    content = msgspec.to_builtins(policy)
+    return stamped(
+        "aegis.policy",
+        {"policy": content.pop("name"), "policy_version": content.pop("version"), **content},
+    )
+
+
+def probe_of(args: dict[str, Any]) -> Probe:
+    """The five-tuple of an explain request. Raises EnvelopeInvalid that names every wrong part."""
+    wrong: list[str] = []
+    name = args["protocol"].lower()
+    protocol = PROTOCOL_NUMBERS.get(name, int(name) if name.isdecimal() and int(name) < 256 else -1)
+    if protocol < 0:
+        wrong.append(f"protocol {args['protocol'][:40]!r} is unknown")
+    addresses: dict[str, bytes] = {}
+    for key in ("src", "dst"):
+        try:
+            addresses[key] = address_bytes(args[key]) if key in args else bytes(16)
+        except ValueError:
+            wrong.append(f"{key} {args[key][:80]!r} is no address")
+    ports = {key: args.get(key, 0) for key in ("src_port", "dst_port")}
+    wrong += [f"{key} must be from 0 to 65535" for key, port in ports.items() if not 0 <= port <= 65535]
+    direction = args.get("direction", "egress" if "dst" in args else "ingress")
+    if direction not in {"egress", "ingress"}:
+        wrong.append("direction must be egress or ingress")
+    elif ("dst" if direction == "egress" else "src") not in args:
+        wrong.append(f"{'dst' if direction == 'egress' else 'src'} is missing: the peer of {direction}")
+    if wrong:
+        raise EnvelopeInvalid(f"policy.explain: {'; '.join(wrong)}")
+    return Probe(
+        direction=Direction(direction),
+        protocol=protocol,
+        source=addresses["src"],
+        destination=addresses["dst"],
+        source_port=ports["src_port"],
+        destination_port=ports["dst_port"],
+    )
+
+

@@ -1,0 +1,283 @@
+"""The kernel's side of the agent: programs at their hooks, policy, ring; as much of it as this host allows.
+
+Nothing here ends the agent. What cannot be had is a condition with its effect, and the rest goes on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Callable, Iterable
+from functools import cached_property
+from pathlib import Path
+
+from aegis.errors import AbiMismatch, AegisError, AttachFailed, HostError, KernelError, StorageError
+from aegis.host.reader import Host
+from aegis.host.rtnetlink import Link
+from aegis.kernel.constants import Constants
+from aegis.kernel.datapath import CORE, Datapath
+from aegis.kernel.enforcer import Enforcer
+from aegis.kernel.features import Feature, probe_all
+from aegis.kernel.hub import Hub, Publish
+from aegis.kernel.maps import map_bytes
+from aegis.kernel.pins import PinDirectory
+from aegis.kernel.policy_slots import PolicySlots
+from aegis.model.absent import Absent
+from aegis.model.policy import EnforcementState
+from aegis.runtime.module import Health, Log
+from aegis.runtime.settings import Settings
+
+RESERVED_SHARE = 8  # one part of the ring in so many is kept for verdicts
+SMALL_HOST_BYTES = 1 << 30
+SMALL_FLOWS, FLOWS = 16_384, 65_536
+NO_INTERFACE = "none"
+
+
+class KernelRoom:
+    """Made without I/O; `attach`, `enforce` and `listen` acquire in this order, `close` releases."""
+
+    def __init__(self, settings: Settings, state_dir: Path, host: Host, health: Health, log: Log) -> None:
+        self.datapath: Datapath | None = None
+        self.hub: Hub | None = None
+        self.enforcer = Enforcer(state_dir, None, reason="the agent is starting")
+        self._settings = settings
+        self._state_dir = state_dir
+        self._host = host
+        self._health = health
+        self._log = log
+        self._reason = ""
+        self._closed = False
+
+    # ---- sizes
+
+    @cached_property
+    def ring_bytes(self) -> int:
+        return 1 << (self._settings.integer("ring_bytes") - 1).bit_length()
+
+    @cached_property
+    def flow_entries(self) -> int:
+        if self._settings["flow_entries"] is not None:
+            return self._settings.integer("flow_entries")
+        try:
+            return SMALL_FLOWS if self._host.memory_bytes() < SMALL_HOST_BYTES else FLOWS
+        except HostError:
+            return SMALL_FLOWS
+
+    @cached_property
+    def constants(self) -> Constants:
+        return Constants(
+            agent_tgid=os.getpid(),
+            ring_bytes=self.ring_bytes,
+            ring_reserved_bytes=self.ring_bytes // RESERVED_SHARE,
+        )
+
+    @cached_property
+    def btf(self) -> Path | None:
+        return None if self._settings["btf"] is None else Path(self._settings.text("btf"))
+
+    @cached_property
+    def cgroup_root(self) -> Path | None:
+        try:
+            return Path(self._host.cgroups.root)
+        except HostError as error:
+            self._health.raise_("owner_unavailable", str(error), error.hint or "")
+            return None
+
+    # ---- acquire
+
+    def wanted_interfaces(self) -> tuple[Link, ...]:
+        """The interfaces to watch that are there now, by configuration or by default."""
+        names = self._settings["interfaces"]
+        try:
+            if names is None:
+                return self._host.default_interfaces()
+            assert isinstance(names, tuple)
+            if names == (NO_INTERFACE,):
+                return ()
+            return tuple(link for link in self._host.links() if link.name in names)
+        except HostError as error:
+            self._log.warning("interfaces cannot be read", error=str(error))
+            return ()
+
+    def attach(self) -> None:
+        """Load the core object and put it at every hook, adopting what an agent before left pinned."""
+        links = self.wanted_interfaces()
+        self._tell_about(links)
+        try:
+            self.datapath = self._install([link.index for link in links])
+        except (KernelError, HostError) as error:
+            self._reason = f"{error.code}: {error}"
+            self._health.raise_("kernel_unavailable", self._reason, error.hint or "")
+            return
+        for kept in self.datapath.kept_sizes:
+            self._health.raise_(
+                "restart_needed",
+                f"table {kept.name} was adopted with {kept.kept} entries, {kept.configured} are configured",
+                "stop with enforcement.on_stop = detach once, to make it anew",
+            )
+
+    def _install(self, indexes: list[int]) -> Datapath:
+        pin_dir: Path | None = Path(self._settings.text("pin_dir"))
+        assert pin_dir is not None
+        try:
+            PinDirectory(pin_dir).make()
+        except KernelError as error:
+            self._health.raise_("pins_unavailable", str(error), error.hint or "")
+            pin_dir = None
+        try:
+            return self._install_at(indexes, pin_dir)
+        except AbiMismatch as error:
+            if pin_dir is None:
+                raise
+            self._health.raise_(
+                "pins_replaced", f"what was pinned had another shape and was made anew: {error}"
+            )
+            PinDirectory(pin_dir).remove_all()
+            return self._install_at(indexes, pin_dir)
+        except AttachFailed as error:
+            self._log.warning("not attached at once, trying one by one", error=str(error))
+            kept = [index for index in indexes if index in self._pinned(pin_dir)]
+            datapath = self._install_at(kept, pin_dir)
+            for index in indexes:
+                self._add(datapath, index)
+            return datapath
+
+    def _install_at(self, indexes: Iterable[int], pin_dir: Path | None) -> Datapath:
+        return Datapath.install(
+            CORE,
+            constants=self.constants,
+            map_sizes={"aegis_ring": self.ring_bytes, "aegis_flows": self.flow_entries},
+            interfaces=tuple(indexes),
+            cgroup_root=self.cgroup_root,
+            pin_dir=pin_dir,
+            btf=self.btf,
+        )
+
+    @staticmethod
+    def _pinned(pin_dir: Path | None) -> frozenset[int]:
+        if pin_dir is None:
+            return frozenset()
+        names = PinDirectory(pin_dir).link_names()
+        return frozenset(int(name.split("-")[1]) for name in names if name.startswith("tcx-"))
+
+    def _add(self, datapath: Datapath, index: int) -> None:
+        try:
+            datapath.add_interface(index)
+        except KernelError as error:
+            self._health.raise_("interface_unattached", f"interface {index}: {error}", error.hint or "")
+
+    def _tell_about(self, links: tuple[Link, ...]) -> None:
+        names = self._settings["interfaces"]
+        missing = [] if names is None else sorted({*self._settings.texts("interfaces")} - {one.name for one in links})
+        if missing == [NO_INTERFACE]:
+            self._health.clear("no_interface")
+        elif not links:
+            text = "no interface holds a route" if names is None else f"there is no {', '.join(missing)}"
+            self._health.raise_("no_interface", text)
+        elif missing:
+            self._health.raise_("interface_unattached", f"there is no {', '.join(missing)}")
+        else:
+            self._health.clear("no_interface")
+
+    def enforce(self) -> EnforcementState:
+        """Take over the policy in the kernel, or load the committed one."""
+        slots = None if self.datapath is None else PolicySlots.of(self.datapath)
+        self.enforcer = Enforcer(
+            self._state_dir,
+            slots,
+            reason=self._reason,
+            hooked=lambda: self.datapath is not None and bool(self.datapath.interfaces()),
+        )
+        try:
+            return self.enforcer.start()
+        except (KernelError, StorageError) as error:
+            self._health.raise_("policy_not_loaded", f"{error.code}: {error}", error.hint or "")
+            return self.enforcer.state()
+
+    def listen(self, publish: Publish, loop: asyncio.AbstractEventLoop) -> None:
+        """Make the hub; its sensors come with their listeners."""
+        self.hub = Hub(
+            publish=publish,
+            constants=self.constants,
+            map_sizes={"aegis_ring": self.ring_bytes},
+            shared=() if self.datapath is None else self.datapath.object.maps(),
+            btf=self.btf,
+        )
+        self.hub.start(loop)
+
+    # ---- while it runs
+
+    def refresh_interfaces(self) -> None:
+        """Take on interfaces that came and let go of those that went."""
+        if self.datapath is None:
+            return
+        links = self.wanted_interfaces()
+        wanted = {link.index for link in links}
+        for index in (self.datapath.interfaces() - wanted) | self.datapath.gone():
+            try:
+                self.datapath.remove_interface(index)
+            except KernelError as error:
+                self._log.warning("interface not released", interface=index, error=str(error))
+        self._health.clear("interface_unattached")
+        for index in sorted(wanted - self.datapath.interfaces()):
+            self._add(self.datapath, index)
+        self._tell_about(links)
+
+    @cached_property
+    def features(self) -> tuple[Feature, ...]:
+        """Every feature, probed when first asked for (20 ms)."""
+        return self.probe()
+
+    def probe(self) -> tuple[Feature, ...]:
+        """Every feature, probed now."""
+        return probe_all(
+            btf=self.btf, pin_dir=Path(self._settings.text("pin_dir")), cgroup_root=self.cgroup_root
+        )
+
+    def missing(self, names: tuple[str, ...]) -> str | None:
+        """The sentence for the first of these features that is not there."""
+        for feature in self.features if names else ():
+            if feature.name in names and feature.state == "missing":
+                return f"feature_unsupported: {feature.name}: {feature.reason}"
+        return None
+
+    def map_bytes(self) -> int | Absent:
+        """Kernel memory of every table of the agent."""
+        if self.hub is None:
+            return Absent("no table was made")
+        core = () if self.datapath is None else self.datapath.object.maps()
+        try:
+            return map_bytes((*core, *self.hub.maps()))
+        except OSError as error:
+            return Absent(f"fdinfo of a table: {error.strerror}")
+
+    # ---- release
+
+    @property
+    def committed(self) -> bool:
+        """Whether a policy is in force that a stop may leave enforced."""
+        return self.enforcer.state().state in {"observing", "enforcing", "stale"}
+
+    def stop_listening(self) -> None:
+        """Unload the sensors and leave the loop."""
+        if self.hub is not None:
+            self.hub.close()
+            self.hub = None
+
+    def close(self, *, keep: bool) -> None:
+        """Leave what is committed enforced when `keep`, else take everything down. Twice is harmless."""
+        if self._closed:
+            return
+        self._closed = True
+        keep = keep and self.committed
+        self._each(self.stop_listening, self.enforcer.close)
+        if self.datapath is not None:
+            self._each(self.datapath.close if keep else self.datapath.detach)
+            self.datapath = None
+
+    def _each(self, *releases: Callable[[], None]) -> None:
+        for release in releases:
+            try:
+                release()
+            except (AegisError, OSError) as error:
+                self._log.error("not released", what=release.__qualname__, error=str(error))

@@ -1,0 +1,169 @@
+"""Where the demo plays: two network namespaces, a veth pair, a cgroup, a BPF file system and an agent, gone at the end.
+
+Nothing of the machine's own network is touched: the packet programs sit on the pair's end in the first namespace, the
+socket owner hook on a cgroup the demo made.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from aegis.cli.client import request, request_one
+from aegis.errors import ConnectFailed, HostError
+from aegis.host import children
+from aegis.host.cgroups import mounted_at
+from aegis.host.namespaces import NetworkNamespace, PrivateMounts, mount_bpffs, unmount
+from aegis.host.rtnetlink import NOARP, LinkStatistics, RouteSocket
+
+UNIT = "aegis-demo.service"
+INTERFACE = "aegis0"
+START_SECONDS = 20.0
+
+# No packet but the demo's crosses the pair, so that the interface's own statistics can judge to the unit.
+_QUIET = {
+    "accept_ra": 0,
+    "router_solicitations": 0,
+    "accept_dad": 0,
+    "dad_transmits": 0,
+    "autoconf": 0,
+    "addr_gen_mode": 1,
+}
+
+
+class Stage:
+    """The edge host (where the agent runs), its peer, and the ways to act in them."""
+
+    def __init__(self, directory: Path, stack: contextlib.ExitStack) -> None:
+        self.directory = directory
+        self.socket = str(directory / "run" / "agent.sock")
+        self.log = directory / "agent.log"
+        self._stack = stack
+        number = random.randrange(1, 250)  # noqa: S311 - any free network will do
+        self.edge_v4, self.peer_v4 = f"10.201.{number}.1", f"10.201.{number}.2"
+        self.edge_v6, self.peer_v6 = f"fd00:201:{number:x}::1", f"fd00:201:{number:x}::2"
+        stack.enter_context(PrivateMounts())
+        bpffs = directory / "bpf"
+        bpffs.mkdir()
+        mount_bpffs(str(bpffs))
+        stack.callback(unmount, str(bpffs))
+        self.pins = bpffs / "aegis"
+        self.cgroup = Path(mounted_at()) / f"aegis-demo-{os.getpid()}"
+        self.unit = self.cgroup / UNIT
+        self.unit.mkdir(parents=True)
+        stack.callback(self.cgroup.rmdir)
+        stack.callback(self.unit.rmdir)
+        self.edge = stack.enter_context(NetworkNamespace.create())
+        self.peer = stack.enter_context(NetworkNamespace.create())
+        self._join()
+        self.agent: children.Child | None = None
+
+    def _join(self) -> None:
+        for namespace in (self.edge, self.peer):
+            with namespace.entered():
+                for where in ("all", "default"):
+                    for key, value in _QUIET.items():
+                        path = Path(f"/proc/sys/net/ipv6/conf/{where}/{key}")
+                        if path.exists():
+                            path.write_text(str(value))
+        with self.edge.entered():
+            here = RouteSocket()
+        with self.peer.entered():
+            there = RouteSocket()
+        macs = (b"\x02\0\0\0\0\x01", b"\x02\0\0\0\0\x02")
+        with here, there:
+            here.add_veth(
+                INTERFACE, INTERFACE, peer_namespace=self.peer.fd, mac=macs[0], peer_mac=macs[1], flags=NOARP
+            )
+            sides = (
+                (here, self.edge_v4, self.edge_v6, self.peer_v4, self.peer_v6, macs[1]),
+                (there, self.peer_v4, self.peer_v6, self.edge_v4, self.edge_v6, macs[0]),
+            )
+            for netlink, own_v4, own_v6, far_v4, far_v6, mac in sides:
+                netlink.set_up("lo")
+                netlink.add_address(INTERFACE, f"{own_v4}/24")
+                netlink.set_up(INTERFACE)
+                netlink.add_address(INTERFACE, f"{own_v6}/64")
+                netlink.add_neighbour(INTERFACE, far_v4, mac)
+                netlink.add_neighbour(INTERFACE, far_v6, mac)
+
+    def statistics(self) -> LinkStatistics:
+        """What the edge's end of the pair counted, by the kernel's own account."""
+        with self.edge.entered(), RouteSocket() as netlink:
+            found = netlink.link(INTERFACE).statistics
+        if found is None:
+            raise HostError(f"{INTERFACE} has no statistics")
+        return found
+
+    def start_agent(self) -> float:
+        """Start an agent in the edge namespace; seconds until it answers on its socket."""
+        command = [
+            sys.executable,
+            "-m",
+            "aegis.agent.main",
+            *("--config", str(self.directory / "agent.toml")),
+            *("--state-dir", str(self.directory / "state")),
+            *("--run-dir", str(self.directory / "run")),
+            *("--pin-dir", str(self.pins)),
+            *("--cgroup-root", str(self.cgroup)),
+            *("--interface", INTERFACE),
+            *("--agent-id", "aegis-demo"),
+            *("--log-format", "json"),
+        ]
+        (self.directory / "agent.toml").write_text('[enforcement]\non_stop = "detach"\n')
+        started = time.monotonic()
+        with self.log.open("wb") as log:
+            self.agent = children.execute(
+                command, namespace=self.edge, stdout=log.fileno(), stderr=log.fileno()
+            )
+        self._stack.callback(self.stop_agent)
+        while True:
+            try:
+                item = request_one(self.socket, "status")
+            except ConnectFailed:
+                item = None
+            if item and all(module["state"] != "starting" for module in item["modules"]):
+                return time.monotonic() - started
+            if not self.agent.running() or time.monotonic() - started > START_SECONDS:
+                raise HostError(f"the agent did not come up; its log ends: {self.log.read_text()[-600:]}")
+            time.sleep(0.02)
+
+    def stop_agent(self) -> int | None:
+        """SIGTERM and wait; the exit code."""
+        if self.agent is None:
+            return None
+        agent, self.agent = self.agent, None
+        with agent:
+            agent.signal(15)
+            return agent.wait(10)
+
+    def ask(self, verb: str, arguments: dict[str, Any] | None = None) -> list[dict[str, Any]]:
+        """All items the agent answers to a verb."""
+        return list(request(self.socket, verb, arguments, timeout_s=30))
+
+    def ask_until(
+        self, verb: str, arguments: dict[str, Any], enough: int, choose: Any, seconds: float = 5.0
+    ) -> list[dict[str, Any]]:
+        """Ask until `enough` of the items are chosen, or the time is over; the chosen ones."""
+        deadline = time.monotonic() + seconds
+        while True:
+            chosen = [item for item in self.ask(verb, arguments) if choose(item)]
+            if len(chosen) >= enough or time.monotonic() > deadline:
+                return chosen
+            time.sleep(0.05)
+
+
+@contextlib.contextmanager
+def open_stage() -> Iterator[Stage]:
+    """A stage for as long as the block lasts."""
+    with tempfile.TemporaryDirectory(prefix="aegis-demo-") as directory, contextlib.ExitStack() as stack:
+        for name in ("state", "run"):
+            (Path(directory) / name).mkdir()
+        yield Stage(Path(directory), stack)

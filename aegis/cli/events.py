@@ -1,0 +1,214 @@
+"""`aegis events`: history and stream, from the agent, from saved lines, or from sensors of its own."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from datetime import UTC, datetime, timedelta
+from itertools import islice
+from typing import Any
+
+import click
+
+from aegis.cli.client import request
+from aegis.cli.output import FORMATS, output_option, write_rows
+from aegis.cli.selection import Predicate, Row, parse_filters, pick, split_names
+
+TYPES = ("exec", "exit", "fork", "connect", "accept", "listen", "verdict", "loss")
+TABLE_COLUMNS = ("time", "type", "pid", "comm", "unit", "exe", "args")
+_SYMBOLS = {
+    "exec": "+",
+    "exit": "-",
+    "fork": "*",
+    "connect": ">",
+    "accept": "<",
+    "listen": "=",
+    "verdict": "#",
+    "loss": "!",
+}
+_RELATIVE = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+
+
+def parse_instant(text: str) -> int:
+    """Nanoseconds of wall time from RFC 3339, or from a span before now such as 90s, 5m, 2h, 1d."""
+    unit = _RELATIVE.get(text[-1:])
+    if unit and text[:-1].replace(".", "", 1).isdigit():
+        moment = datetime.now(UTC) - timedelta(seconds=float(text[:-1]) * unit)
+    else:
+        try:
+            moment = datetime.fromisoformat(text)
+        except ValueError as error:
+            raise click.UsageError(f"{text!r} is neither RFC 3339 nor a span such as 90s, 5m, 2h") from error
+        if moment.tzinfo is None:
+            moment = moment.astimezone()
+    return int(moment.timestamp() * 1e9)
+
+
+def compact(row: Row) -> str:
+    """One line an event: time symbol type process[pid] args -> target verdict rule."""
+    from aegis.cli.output import cell
+
+    kind = row.get("type") or "?"
+    parts = [clock_time(row), _SYMBOLS.get(kind, "?"), f"{kind:<7}"]
+    if kind == "loss":
+        return " ".join(
+            [*parts, f"{row.get('stage')} {row.get('kind')} {row.get('reason')} {row.get('count')}"]
+        )
+    name = row.get("exe") or row.get("comm")
+    parts.append(f"{cell(name)}[{cell(row.get('pid'))}]")
+    if row.get("unit"):
+        parts.append(f"({cell(row['unit'])})")
+    if kind == "exec":
+        parts.append(" ".join(cell(argument) for argument in (row.get("args") or [])[1:]))
+    elif kind == "exit":
+        parts.append(f"signal {row['signal']}" if row.get("signal") else f"code {cell(row.get('code'))}")
+    if row.get("protocol"):
+        parts.append(f"{row['protocol']} {endpoint(row, 'src')} -> {endpoint(row, 'dst')}")
+    if row.get("verdict"):
+        parts.append(f"{row['verdict']} {cell(row.get('policy'))} {cell(row.get('rule'))}")
+    return " ".join(part for part in parts if part)
+
+
+def clock_time(row: Row) -> str:
+    """The time of day of a row, with microseconds, UTC."""
+    return str(row.get("time") or "-")[11:26]
+
+
+def endpoint(row: Row, side: str) -> str:
+    """ADDRESS:PORT, with brackets around IPv6."""
+    address, port = row.get(side), row.get(f"{side}_port")
+    if address is None:
+        return "-"
+    shown = f"[{address}]" if ":" in address else address
+    return shown if port is None else f"{shown}:{port}"
+
+
+def saved_rows(stream: Iterable[str]) -> Iterator[Row]:
+    """Rows from lines of JSON; a line that is not an object is named by its number."""
+    for number, line in enumerate(stream, 1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except ValueError as error:
+            raise click.UsageError(f"line {number}: not JSON: {error}") from error
+        if not isinstance(row, dict):
+            raise click.UsageError(f"line {number}: not an object")
+        yield row
+
+
+def process_predicate(pattern: str | None) -> Predicate:
+    """Rows whose executable or command name matches the regular expression; all without one."""
+    if pattern is None:
+        return lambda _row: True
+    return parse_any(("exe", "comm"), pattern)
+
+
+def parse_any(fields: tuple[str, ...], pattern: str) -> Predicate:
+    """Rows of which any of the fields matches."""
+    predicates = [parse_filters([f"{field}~{pattern}"]) for field in fields]
+    return lambda row: any(predicate(row) for predicate in predicates)
+
+
+@click.command(
+    epilog="\b\nExamples:\n  aegis events --last 20\n  aegis events -f -o compact --type exec\n"
+    "  aegis events -f -o json --filter 'unit==nginx.service' > saved.json\n"
+    "  aegis events --input-file saved.json --type connect\n  aegis events --standalone -o compact"
+)
+@click.option("-f", "--follow", is_flag=True, help="Go on with what happens from now.")
+@click.option("--standalone", is_flag=True, help="Load sensors here, without an agent (as root).")
+@click.option("--input-file", type=click.File("r"), default=None, help="Read saved JSON lines (- for stdin).")
+@click.option("--type", "types", multiple=True, help=f"Only these types: {', '.join(TYPES)}.")
+@click.option("--process", default=None, help="Only processes whose path or name matches this expression.")
+@click.option("--filter", "filters", multiple=True, help="FIELD OP VALUE; may be repeated, all must hold.")
+@click.option("--fields", multiple=True, help="Only these fields.")
+@click.option("--exclude-fields", multiple=True, help="All but these fields.")
+@click.option("--last", type=click.IntRange(0), default=None, help="The last N of the history (default 20).")
+@click.option("--first", type=click.IntRange(0), default=None, help="End after N events.")
+@click.option("--since", default=None, help="RFC 3339 or a span such as 5m.")
+@click.option("--until", default=None, help="RFC 3339 or a span such as 1m.")
+@click.option("--timeout", type=float, default=None, help="End after so many seconds, with exit code 124.")
+@output_option("compact", FORMATS)
+@click.pass_obj
+def events(socket_path: str, /, output: str, **options: Any) -> None:
+    """Print processes, sockets and verdicts, the latest first kept in memory, or as they happen with -f."""
+    types = split_names(options["types"])
+    unknown = [name for name in types if name not in TYPES]
+    if unknown:
+        raise click.UsageError(f"unknown type {unknown[0]!r}; known: {', '.join(TYPES)}")
+    predicate = _predicate(types, options)
+    if options["input_file"] is not None:
+        rows: Iterator[Row] = saved_rows(options["input_file"])
+    elif options["standalone"]:
+        from aegis.cli.standalone import sensor_rows
+
+        rows = sensor_rows()
+    else:
+        last = options["last"]
+        if last is None:
+            last = 0 if options["follow"] and not options["since"] else None if options["since"] else 20
+        arguments = {"follow": options["follow"], "types": list(types), "last": last}
+        if options["since"]:
+            arguments["since"] = parse_instant(options["since"])
+        rows = request(socket_path, "events", {k: v for k, v in arguments.items() if v is not None})
+    chosen = (row for row in rows if predicate(row))
+    fields, excluded = split_names(options["fields"]), split_names(options["exclude_fields"])
+    shown: Iterator[Row] = (pick(row, fields, excluded) for row in chosen)
+    if options["first"] is not None:
+        shown = islice(shown, options["first"])
+    with deadline(options["timeout"]):
+        if output == "table" and options["follow"]:
+            output = "compact"
+        write_rows(
+            shown,
+            output,
+            columns=fields or (TABLE_COLUMNS if output in ("table", "csv") else None),
+            compact=None if fields else compact,
+        )
+
+
+def _predicate(types: tuple[str, ...], options: dict[str, Any]) -> Predicate:
+    by_filter = parse_filters(options["filters"])
+    by_process = process_predicate(options["process"])
+    since = parse_instant(options["since"]) if options["since"] else None
+    until = parse_instant(options["until"]) if options["until"] else None
+
+    def holds(row: Row) -> bool:
+        if types and row.get("type") not in types:
+            return False
+        at = row.get("time_ns")
+        if since is not None and (at is None or at < since):
+            return False
+        if until is not None and (at is None or at > until):
+            return False
+        return by_process(row) and by_filter(row)
+
+    return holds
+
+
+class deadline:  # noqa: N801 - reads as a statement
+    """Raise TimeoutError in the body after so many seconds; None never does."""
+
+    def __init__(self, seconds: float | None) -> None:
+        self._seconds = seconds
+        self._previous: Callable[..., Any] | int | None = None
+
+    def __enter__(self) -> None:
+        if self._seconds is not None:
+            import signal
+
+            self._previous = signal.signal(signal.SIGALRM, self._expired)
+            signal.setitimer(signal.ITIMER_REAL, max(self._seconds, 1e-6))
+
+    def __exit__(self, *_: object) -> None:
+        if self._seconds is not None:
+            import signal
+
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            signal.signal(signal.SIGALRM, self._previous)
+
+    @staticmethod
+    def _expired(*_: object) -> None:
+        sys.stdout.flush()
+        raise TimeoutError

@@ -1,0 +1,178 @@
+"""The `aegis` tool: a lazy table of commands; nothing heavy is imported until one runs."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+
+import click
+
+from aegis.errors import (
+    AegisError,
+    ConfigError,
+    ConnectFailed,
+    ModuleUnknown,
+    PermissionDenied,
+    PolicyError,
+    PolicyNotFound,
+)
+
+# name -> (module, attribute, one-line help): the whole surface of the tool, in the order of --help.
+COMMANDS: dict[str, tuple[str, str, str]] = {
+    "status": ("aegis.cli.status", "status", "What runs, what is missing, and what to do next."),
+    "doctor": ("aegis.cli.doctor", "doctor", "What this kernel and machine can do, tried out."),
+    "events": ("aegis.cli.events", "events", "Processes, sockets and verdicts as they happen."),
+    "flows": ("aegis.cli.flows", "flows", "Flows with owner, counters and verdict."),
+    "counters": ("aegis.cli.counters", "counters", "Every conservation identity, term by term."),
+    "policy": ("aegis.cli.policy", "policy", "Check, apply, list, explain and remove policies."),
+    "modules": ("aegis.cli.modules", "modules", "List, start, stop, enable, disable, configure modules."),
+    "config": ("aegis.cli.config", "config", "Check the configuration; show where each value comes from."),
+    "demo": ("aegis.cli.demo.command", "demo", "The main job on real traffic, in namespaces of its own."),
+}
+
+EXIT_FAILED = 1
+EXIT_UNREACHABLE = 3
+EXIT_REFUSED = 4
+EXIT_NOT_FOUND = 5
+EXIT_CHECK_FAILED = 6
+EXIT_TIMEOUT = 124
+EXIT_INTERRUPTED = 130
+EXIT_BROKEN_PIPE = 141
+
+# The most specific class decides; the order matters.
+_EXIT_BY_ERROR: tuple[tuple[type[AegisError], int], ...] = (
+    (ConnectFailed, EXIT_UNREACHABLE),
+    (PermissionDenied, EXIT_REFUSED),
+    (PolicyNotFound, EXIT_NOT_FOUND),
+    (ModuleUnknown, EXIT_NOT_FOUND),
+    (PolicyError, EXIT_CHECK_FAILED),
+    (ConfigError, EXIT_CHECK_FAILED),
+)
+
+# The agent's answers carry a code, not a class.
+_EXIT_BY_CODE = {
+    "permission_denied": EXIT_REFUSED,
+    "missing_capability": EXIT_REFUSED,
+    "policy_not_found": EXIT_NOT_FOUND,
+    "module_unknown": EXIT_NOT_FOUND,
+    "policy_invalid": EXIT_CHECK_FAILED,
+    "policy_unenforceable": EXIT_CHECK_FAILED,
+    "config_invalid": EXIT_CHECK_FAILED,
+}
+
+
+def exit_code_of(error: AegisError) -> int:
+    """The exit code that tells a script what kind of failure this was."""
+    for kind, number in _EXIT_BY_ERROR:
+        if isinstance(error, kind):
+            return number
+    return _EXIT_BY_CODE.get(error.code, EXIT_FAILED)
+
+
+class LazyGroup(click.Group):
+    """A click group that imports a command's module when the command is asked for."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        entry = COMMANDS.get(cmd_name)
+        if entry is None:
+            return None
+        command = getattr(importlib.import_module(entry[0]), entry[1])
+        assert isinstance(command, click.Command)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, entry[2]) for name, entry in COMMANDS.items()])
+
+
+EPILOG = """\b
+Examples:
+  aegis status
+  aegis events -f -o compact --type exec
+  aegis flows --verdict deny
+  aegis policy apply no-telnet.yaml
+"""
+
+
+def _print_version(ctx: click.Context, param: click.Parameter, value: bool) -> None:  # noqa: ARG001
+    if not value:
+        return
+    from aegis.cli.version import print_version
+
+    print_version(ctx.params.get("output"))
+    ctx.exit(0)
+
+
+@click.group(
+    cls=LazyGroup,
+    epilog=EPILOG,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+)
+@click.option(
+    "--socket",
+    "socket_path",
+    envvar="AEGIS_SOCKET",
+    default="/run/aegis/agent.sock",
+    show_default=True,
+    help="Control socket of the agent.",
+)
+@click.option(
+    "-o", "--output", default=None, is_eager=True, help="Format for --version: json, or text by default."
+)
+@click.option(
+    "-V",
+    "--version",
+    is_flag=True,
+    is_eager=False,
+    expose_value=False,
+    callback=_print_version,
+    help="Versions of the package, the ABI and libbpf.",
+)
+@click.pass_context
+def cli(ctx: click.Context, socket_path: str, output: str | None) -> None:  # noqa: ARG001
+    """See, count and cut what happens on this machine's network, through a running aegis-agent."""
+    ctx.obj = socket_path
+
+
+def _run() -> object:
+    if "_AEGIS_COMPLETE" in os.environ:
+        return cli.main(prog_name="aegis")
+    # Not cli.main(): it turns a broken pipe into exit code 1 before anyone can tell it from a failure.
+    try:
+        with cli.make_context("aegis", sys.argv[1:]) as context:
+            return cli.invoke(context)
+    except click.exceptions.Exit as error:
+        return error.exit_code
+
+
+def main() -> None:
+    """Entry point of `aegis`: runs a command and turns errors into exit codes."""
+    try:
+        result = _run()
+    except click.exceptions.Abort:
+        sys.exit(EXIT_INTERRUPTED)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except AegisError as error:
+        from aegis.cli.failures import show_error
+
+        show_error(error)
+        sys.exit(exit_code_of(error))
+    except KeyboardInterrupt:
+        sys.exit(EXIT_INTERRUPTED)
+    except TimeoutError:
+        sys.exit(EXIT_TIMEOUT)
+    except BrokenPipeError:
+        # Python flushes stdout at exit and would complain again about the closed pipe.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(EXIT_BROKEN_PIPE)
+    sys.exit(result if isinstance(result, int) else 0)
+
+
+if __name__ == "__main__":
+    main()

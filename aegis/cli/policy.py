@@ -1,0 +1,132 @@
+"""`aegis policy`: check, apply, list, explain, remove."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from aegis.cli.client import AgentError, request, request_one
+from aegis.cli.output import cell, output_option, write_rows
+
+_FORMATS = ("table", "json", "json-pretty", "yaml")
+
+
+@click.group(
+    epilog="\b\nExamples:\n  aegis policy check no-telnet.yaml\n  aegis policy apply no-telnet.yaml\n"
+    "  aegis policy explain --protocol TCP --dst 10.2.3.4 --dst-port 23"
+)
+def policy() -> None:
+    """Check, apply, list, explain and remove policies."""
+
+
+def _read(path: Path) -> str:
+    try:
+        return sys.stdin.read() if str(path) == "-" else path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise click.UsageError(f"{path}: {error}") from error
+
+
+@policy.command()
+@click.argument("file", type=click.Path(path_type=Path, allow_dash=True))
+@output_option("compact", ("compact", "json", "json-pretty", "yaml"))
+def check(file: Path, output: str) -> None:
+    """Check a document here, without an agent: read it, compile it, say what is wrong and where. Exit 6 when so."""
+    from aegis.kernel.policy_image import compile_policies
+    from aegis.model.policy import PolicySet, parse_document
+    from aegis.runtime.clock import stamp
+
+    document = parse_document(_read(file).encode(), str(file))
+    image = compile_policies(PolicySet(policies=(document,)))
+    row: dict[str, Any] = {
+        "schema": "aegis.policy_check",
+        "version": 1,
+        **stamp(),
+        "policy": document.name,
+        "mode": document.mode,
+        "rules": len(image.rules),
+        "image_bytes": len(image.data),
+    }
+    write_rows(
+        [row],
+        output,
+        compact=lambda one: (
+            f"{one['policy']}: ok, {one['rules']} rules, mode {one['mode']}, image {one['image_bytes']} bytes"
+        ),
+    )
+
+
+@policy.command()
+@click.argument("file", type=click.Path(path_type=Path, allow_dash=True))
+@output_option("compact", ("compact", "json", "json-pretty", "yaml"))
+@click.pass_obj
+def apply(socket_path: str, file: Path, output: str) -> None:
+    """Apply a document: it replaces the policy of the same name, and the answer comes after the kernel's switch."""
+    try:
+        item = request_one(socket_path, "policy.apply", {"document": _read(file), "path": str(file)})
+    except AgentError as error:
+        if error.answer.get("path"):
+            error.args = (f"{file}: {error}",)
+        raise
+    write_rows(
+        [item],
+        output,
+        compact=lambda one: f"{one['policy']}: applied, mode {one['mode']}, generation {one['generation']}",
+    )
+
+
+@policy.command("list")
+@output_option("table", (*_FORMATS, "csv"))
+@click.pass_obj
+def list_policies(socket_path: str, output: str) -> None:
+    """List applied policies with what each rule has hit."""
+    write_rows(request(socket_path, "policy.list", timeout_s=30), output)
+
+
+@policy.command()
+@click.argument("name")
+@click.pass_obj
+def remove(socket_path: str, name: str) -> None:
+    """Remove a policy by name; the answer comes after the kernel's switch."""
+    item = request_one(socket_path, "policy.remove", {"name": name})
+    click.echo(f"{name}: removed, generation {item['generation']}")
+
+
+@policy.command()
+@click.argument("flow", required=False, metavar="[FLOW]")
+@click.option("--protocol", default=None, help="TCP, UDP, SCTP, ICMP, ICMPv6 or a number.")
+@click.option("--src", default=None, help="Source address.")
+@click.option("--src-port", type=click.IntRange(0, 65535), default=None)
+@click.option("--dst", default=None, help="Destination address.")
+@click.option("--dst-port", type=click.IntRange(0, 65535), default=None)
+@click.option("--direction", type=click.Choice(("egress", "ingress")), default=None, help="Of the initiator.")
+@output_option("table", _FORMATS)
+@click.pass_obj
+def explain(socket_path: str, /, output: str, flow: str | None, **tuple_: Any) -> None:
+    """Say what would happen to a flow, and by which rule.
+
+    FLOW is a JSON object as `aegis flows -o json` prints it, or `-` to read one; or name its parts with options.
+    """
+    given: dict[str, Any] = {}
+    if flow is not None:
+        try:
+            given = json.loads(sys.stdin.readline() if flow == "-" else flow)
+        except ValueError as error:
+            raise click.UsageError(f"FLOW is not a JSON object: {error}") from error
+    keys = ("protocol", "src", "src_port", "dst", "dst_port", "direction")
+    arguments = {key: tuple_[key] if tuple_.get(key) is not None else given.get(key) for key in keys}
+    if arguments["protocol"] is None or (arguments["dst"] is None and arguments["src"] is None):
+        raise click.UsageError("name at least --protocol and --dst (or --src for ingress), or give a FLOW")
+    item = request_one(socket_path, "policy.explain", {k: v for k, v in arguments.items() if v is not None})
+    if output != "table":
+        write_rows([item], output)
+        return
+    click.echo(
+        f"{item['verdict']}  policy {cell(item['policy'])}  rule {cell(item['rule'])}"
+        f"  mode {cell(item['mode'])}  generation {cell(item['generation'])}"
+    )
+    for step in item["path"]:
+        click.echo(f"  {step if isinstance(step, str) else cell(step)}")

@@ -1,0 +1,358 @@
+"""The installed datapath: the core object at its hooks, pinned, adopted after a crash, taken down on request.
+
+Adoption never leaves a packet without a program: pinned tables are shared with the new programs, each pinned link gets
+its new program by one swap, and only then goes what nobody needs any more.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from aegis.errors import AbiMismatch, AttachFailed, FeatureUnsupported, KernelError
+from aegis.kernel import tc
+from aegis.kernel.constants import Constants
+from aegis.kernel.links import Link, attach_cgroup, attach_tracing, run_iter
+from aegis.kernel.maps import Map
+from aegis.kernel.object import BpfObject, Program
+from aegis.kernel.pins import PinDirectory, close_all
+from aegis.kernel.sensors import RING
+from aegis.kernel.tc import ClsactFilter, Direction, Way
+
+Hook = Link | ClsactFilter
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """An object file and where its programs go. Without those of `packet` there is no datapath; the others name
+    owners, and what cannot be loaded or attached of them is reported in `Datapath.missing`."""
+
+    object: str
+    packet: Mapping[Direction, str]
+    cgroup: tuple[str, ...] = ()
+    tracing: tuple[str, ...] = ()
+    snapshot: tuple[str, ...] = ()  # iterators, run once when all else is attached
+    on_demand: tuple[str, ...] = ()  # run by the agent
+
+
+CORE: Final = Plan(
+    object="core",
+    packet={Direction.EGRESS: "tc_egress_flow", Direction.INGRESS: "tc_ingress_flow"},
+    cgroup=("cgroup_sock_create_owner",),
+    tracing=("tp_sock_relabel",),
+    snapshot=("iter_task_file_owner",),
+    on_demand=("syscall_flow_sweep",),
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeptSize:
+    """A pinned table whose size differs from the configured one: it keeps its own until it is detached."""
+
+    name: str
+    configured: int
+    kept: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Missing:
+    """A part that could not be loaded or attached; the rest runs without it."""
+
+    part: str
+    error: KernelError
+
+
+class Datapath:
+    """The core object, loaded and at its hooks. Make one with `install`; end it with `close` or `detach`."""
+
+    def __init__(self, plan: Plan, loaded: BpfObject, pins: PinDirectory | None, prefer: Way | None) -> None:
+        self.object = loaded
+        self.adopted = False
+        self.kept_sizes: tuple[KeptSize, ...] = ()
+        self.missing: tuple[Missing, ...] = ()
+        self._plan = plan
+        self._pins = pins
+        self._prefer = prefer
+        self._hooks: dict[tuple[int, Direction], Hook] = {}
+        self._links: list[Link] = []
+
+    @classmethod
+    def install(
+        cls,
+        plan: Plan,
+        *,
+        constants: Constants | None,
+        map_sizes: Mapping[str, int],
+        interfaces: Iterable[int],
+        cgroup_root: Path | None,
+        pin_dir: Path | None,
+        prefer: Way | None = None,
+        btf: Path | None = None,
+    ) -> Datapath:
+        """Load and attach everywhere, adopting what is pinned. Without `pin_dir` all ends with the process.
+
+        AbiMismatch: a pinned table has another layout, nothing was changed (`PinDirectory.remove_all` begins anew).
+        """
+        pins = PinDirectory(pin_dir) if pin_dir is not None else None
+        if pins is not None:
+            pins.make()
+        with contextlib.ExitStack() as undo:
+            pinned = {name: pins.open_map(name) for name in pins.map_names()} if pins is not None else {}
+            undo.callback(close_all, pinned.values())
+            sizes = dict(map_sizes)
+            kept = [
+                KeptSize(name=name, configured=sizes[name], kept=table.max_entries)
+                for name, table in pinned.items()
+                if name in sizes and table.max_entries != sizes[name]
+            ]
+            if constants is not None and RING in pinned:
+                constants = constants.for_ring(pinned[RING].max_entries)
+            loaded, lost = load_most(plan, constants, sizes, pinned, btf)
+            failed = undo.enter_context(contextlib.ExitStack())
+            failed.callback(loaded.close)
+            path = cls(plan, loaded, pins, prefer)
+            path.kept_sizes = tuple(kept)
+            path.adopted = bool(pinned)
+            path.missing = lost
+            failed.callback(path._release)
+            path._attach(tuple(interfaces), cgroup_root, frozenset(pinned))
+            failed.pop_all()
+        return path
+
+    def _attach(self, interfaces: tuple[int, ...], cgroup_root: Path | None, pinned: frozenset[str]) -> None:
+        # Tables first: a link must never be pinned without the tables its program writes.
+        persistent = {table.name: table for table in self.object.maps() if not table.name.startswith(".")}
+        if self._pins is not None:
+            for name in persistent.keys() - pinned:
+                self._pins.put_map(persistent[name])
+        wanted: set[str] = set()
+        for ifindex in interfaces:
+            with self._noting(f"interface {ifindex}"):
+                self.add_interface(ifindex)
+        for name in self._loaded(self._plan.cgroup):
+            if cgroup_root is not None:
+                with self._noting(name):
+                    wanted.add(self._attach_cgroup(self.object.program(name), cgroup_root))
+        for name in self._loaded(self._plan.tracing):
+            with self._noting(name):
+                wanted.add(self._attach_tracing(self.object.program(name)))
+        for name in self._loaded(self._plan.snapshot):
+            with self._noting(name):
+                run_iter(self.object.program(name))
+        if self._pins is None:
+            return
+        wanted |= {link_name(*key) for key, hook in self._hooks.items() if isinstance(hook, Link)}
+        for name in self._pins.link_names() - wanted:
+            self._pins.drop_link(name)
+        filtered = {key[0] for key, hook in self._hooks.items() if isinstance(hook, ClsactFilter)}
+        for ifindex in self._pins.clsact_interfaces() - filtered:
+            self._drop_clsact(ifindex)
+        for name in pinned - persistent.keys():
+            self._pins.drop_map(name)
+
+    def _loaded(self, names: tuple[str, ...]) -> tuple[str, ...]:
+        present = {program.name for program in self.object.programs()}
+        return tuple(name for name in names if name in present)
+
+    @contextlib.contextmanager
+    def _noting(self, part: str) -> Iterator[None]:
+        """What fails inside is noted as missing, and the rest goes on."""
+        try:
+            yield
+        except KernelError as error:
+            self.missing = (*self.missing, Missing(part=part, error=error))
+
+    def _attach_cgroup(self, program: Program, root: Path) -> str:
+        name = f"cgroup-{program.name}"
+        try:
+            directory = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        except OSError as error:
+            raise AttachFailed("open cgroup", str(root), error.errno or 0) from error
+        try:
+            link = self._adopt(name, program, cgroup_id=os.fstat(directory).st_ino)
+            if link is None:
+                link = attach_cgroup(program, directory)
+                if self._pins is not None:
+                    self._pins.put_link(link, name)
+        finally:
+            os.close(directory)
+        self._links.append(link)
+        return name
+
+    def _attach_tracing(self, program: Program) -> str:
+        """A tracepoint's link takes no other program, so old and new run side by side until the old pin is replaced."""
+        name = f"tracing-{program.name}"
+        link = attach_tracing(program)
+        self._links.append(link)
+        if self._pins is not None:
+            self._pins.put_link(link, name)
+        return name
+
+    def _adopt(self, name: str, program: Program, *, ifindex: int = 0, cgroup_id: int = 0) -> Link | None:
+        """The pinned link with `program` swapped in; None where there is none or it is at another hook or none."""
+        if self._pins is None or name not in self._pins.link_names():
+            return None
+        link = self._pins.open_link(name)
+        found = link.info()
+        if found.ifindex != ifindex if ifindex else found.cgroup_id != cgroup_id:
+            link.close()
+            return None
+        try:
+            link.update(program)
+        except AttachFailed as error:
+            link.close()
+            if error.errno not in (errno.ENOLINK, errno.ENOENT, errno.ENODEV):
+                raise
+            return None
+        return link
+
+    def add_interface(self, ifindex: int) -> None:
+        """Attach to one interface in both directions. Twice is harmless."""
+        for direction, program_name in self._plan.packet.items():
+            if (ifindex, direction) not in self._hooks:
+                program = self.object.program(program_name)
+                self._hooks[ifindex, direction] = self._attach_packet(program, ifindex, direction)
+
+    def _attach_packet(self, program: Program, ifindex: int, direction: Direction) -> Hook:
+        name = link_name(ifindex, direction)
+        if self._prefer != "clsact":
+            link = self._adopt(name, program, ifindex=ifindex)
+            if link is not None:
+                return link
+        if self._pins is not None and self._prefer == "clsact":
+            self._pins.mark_clsact(ifindex)
+        hook = tc.attach(program, ifindex, direction, prefer=self._prefer)
+        if self._pins is not None:
+            if isinstance(hook, Link):
+                self._pins.put_link(hook, name)
+            else:
+                self._pins.mark_clsact(ifindex, made=hook.made_qdisc)
+        return hook
+
+    def remove_interface(self, ifindex: int) -> None:
+        """Take our programs off one interface; one that is gone already is no error."""
+        for direction in Direction:
+            hook = self._hooks.pop((ifindex, direction), None)
+            if isinstance(hook, Link):
+                if self._pins is not None:
+                    self._pins.drop_link(link_name(ifindex, direction))
+                hook.close()
+            elif hook is not None:
+                hook.detach()
+                if hook.made_qdisc and self._pins is None:
+                    tc.destroy_clsact(ifindex)
+        if self._pins is not None and ifindex in self._pins.clsact_interfaces():
+            self._drop_clsact(ifindex)
+
+    def _drop_clsact(self, ifindex: int) -> None:
+        if self._pins is not None:
+            drop_clsact(self._pins, ifindex)
+
+    def interfaces(self) -> frozenset[int]:
+        return frozenset(ifindex for ifindex, _ in self._hooks)
+
+    def ways(self) -> frozenset[Way]:
+        """The kinds of packet hook in use."""
+        return frozenset("tcx" if isinstance(hook, Link) else "clsact" for hook in self._hooks.values())
+
+    def gone(self) -> frozenset[int]:
+        """Interfaces whose hook has lost its device, to be removed (and added again under a new index)."""
+        return frozenset(
+            ifindex
+            for (ifindex, _), hook in self._hooks.items()
+            if (hook.info().ifindex if isinstance(hook, Link) else hook.program_id()) == 0
+        )
+
+    def others(self) -> tuple[tc.OtherProgram, ...]:
+        """Programs that are not ours on the hooks we use."""
+        ours = frozenset(program.info().id for program in self.object.programs())
+        return tuple(other for ifindex in self.interfaces() for other in tc.other_programs(ifindex, ours))
+
+    def map(self, name: str) -> Map:
+        return self.object.map(name)
+
+    def close(self) -> None:
+        """Leave. What is pinned stays and goes on judging; what is not pinned ends."""
+        if self._pins is None:
+            for ifindex in self.interfaces():
+                self.remove_interface(ifindex)
+        self._release()
+        self.object.close()
+
+    def detach(self) -> None:
+        """Take everything down: hooks, links, pins and tables."""
+        for ifindex in self.interfaces():
+            self.remove_interface(ifindex)
+        if self._pins is not None:
+            self._pins.remove_all()
+        self._release()
+        self.object.close()
+
+    def _release(self) -> None:
+        for hook in (*self._hooks.values(), *self._links):
+            hook.close()
+        self._hooks.clear()
+        self._links.clear()
+
+
+def load_most(
+    plan: Plan,
+    constants: Constants | None,
+    map_sizes: Mapping[str, int],
+    reuse: Mapping[str, Map],
+    btf: Path | None,
+) -> tuple[BpfObject, tuple[Missing, ...]]:
+    """The plan's object, loaded with as much of the plan as this kernel takes. Raises what the packet programs raise."""
+    needed = {*plan.packet.values(), *plan.on_demand}
+    extra = [*plan.cgroup, *plan.tracing, *plan.snapshot]
+    missing: list[Missing] = []
+    while True:
+        loaded = BpfObject.open(
+            plan.object,
+            constants=constants,
+            map_sizes=map_sizes,
+            autoload={*needed, *extra},
+            reuse=reuse,
+            btf=btf,
+        )
+        try:
+            loaded.load()
+        except KernelError as error:
+            loaded.close()
+            if not extra or isinstance(error, AbiMismatch):
+                raise
+            # Tracing needs most (CAP_PERFMON, type information), so it goes first.
+            part = extra.pop()
+            missing.append(Missing(part=part, error=error))
+        else:
+            return loaded, tuple(missing)
+
+
+def link_name(ifindex: int, direction: Direction) -> str:
+    """The pin's name of a tcx link."""
+    return f"tcx-{ifindex}-{direction.name.lower()}"
+
+
+def drop_clsact(pins: PinDirectory, ifindex: int) -> None:
+    """Remove our filters from an interface, and the qdisc where it is ours and empty."""
+    for direction in Direction:
+        ClsactFilter(ifindex, direction, made_qdisc=False).detach()
+    if pins.made_clsact(ifindex):
+        with contextlib.suppress(KernelError):  # a device that is gone took everything with it
+            tc.destroy_clsact(ifindex)
+    pins.unmark_clsact(ifindex)
+
+
+def uninstall(pin_dir: Path) -> None:
+    """Remove every hook and pin of this ABI below `pin_dir` without loading anything. Raises FeatureUnsupported."""
+    pins = PinDirectory(pin_dir)
+    if not pins.root.exists():
+        raise FeatureUnsupported("find", str(pins.root), errno.ENOENT, detail="nothing is installed")
+    for ifindex in pins.clsact_interfaces():
+        drop_clsact(pins, ifindex)
+    pins.remove_all()

@@ -1,0 +1,234 @@
+"""The policies of this host: documents in, one image in the kernel, on disk before it is in force.
+
+Every change compiles the whole set anew, writes it to disk, puts it into a free slot, and switches by one store. An
+error before the store leaves the policy that was. Without kernel tables nothing can be enforced, and every change is
+refused with the reason: enforcement is never silently off.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import OrderedDict
+from collections.abc import Callable
+from pathlib import Path
+
+from aegis.errors import FeatureUnsupported, KernelError, PolicyError, StorageError
+from aegis.kernel.policy_explain import explain
+from aegis.kernel.policy_image import CompiledImage, compile_policies
+from aegis.kernel.policy_slots import Hits, PolicySlots
+from aegis.kernel.policy_store import PolicyStore
+from aegis.model.policy import (
+    AppliedPolicy,
+    AppliedRule,
+    EnforcementState,
+    Explanation,
+    Mode,
+    Policy,
+    PolicyReport,
+    PolicySet,
+    Probe,
+    RankedRule,
+    RuleName,
+)
+from aegis.model.policy_document import parse_document
+
+GENERATIONS_KEPT = 64  # whose rule numbers can still be named: records and flows may be older than the policy
+_NO_HITS = Hits(packets=0, bytes=0)
+
+
+class Enforcer:
+    """What `aegis.runtime.module.Enforcer` promises. All calls on one thread."""
+
+    def __init__(
+        self,
+        state_dir: Path,
+        slots: PolicySlots | None,
+        *,
+        reason: str = "",
+        hooked: Callable[[], bool] = lambda: True,
+    ) -> None:
+        """Takes over `slots`; None, with the `reason`, where there are no kernel tables.
+
+        `hooked`: whether any interface carries the programs. Call `start` before anything else.
+        """
+        self._slots = slots
+        self._store = PolicyStore(state_dir)
+        self._hooked = hooked
+        self._unavailable = "" if slots is not None else reason or "no policy tables in the kernel"
+        self._stale = ""
+        self._policies = PolicySet()
+        self._image = compile_policies(self._policies)
+        self._generation = 0
+        self._names: OrderedDict[int, tuple[RankedRule, ...]] = OrderedDict()
+
+    def start(self) -> EnforcementState:
+        """Take over what the kernel enforces, or load what was committed when it enforces nothing (after a boot).
+
+        Never raises: when the files cannot be read or the kernel refuses, its policy stays as it is and `state` says
+        `stale` (a policy is in force that cannot be named) or `unavailable` (none is), and why.
+        """
+        if self._slots is None:
+            return self.state()
+        self._generation = self._slots.position().generation
+        in_force = bool(self._generation)
+        try:
+            stored = self._store.load(self._generation or None)
+            if stored is None:
+                return self.state()
+            policies = stored.decode()
+            image = compile_policies(policies)
+            if in_force and stored.image_digest == image.digest:
+                self._adopt(policies, image)
+            else:
+                # A boot, or a compiler that numbers rules otherwise than the one that made the kernel's image.
+                self._switch(policies, image)
+        except (StorageError, PolicyError, KernelError) as error:
+            self._stale = str(error)
+        return self.state()
+
+    def check(self, document: bytes, name: str = "<document>") -> PolicyReport:
+        """Whether the document could be applied now. Raises PolicyInvalid or PolicyUnenforceable."""
+        policy = parse_document(document)
+        image = compile_policies(self._policies.with_policy(policy))
+        return PolicyReport(
+            name=policy.name,
+            version=policy.version,
+            mode=policy.mode,
+            priority=policy.priority,
+            rules=len(policy.rules),
+            image_bytes=len(image.data),
+        )
+
+    def apply(self, document: bytes, name: str = "<document>") -> AppliedPolicy:
+        """Put the policy into the set, in place of the one of its name, and switch the kernel.
+
+        Raises PolicyInvalid, PolicyUnenforceable, StorageError, or KernelError; the policy that was stays then.
+        """
+        policy = parse_document(document)
+        self._change(self._policies.with_policy(policy))
+        return self._applied(policy, {})
+
+    def remove(self, name: str) -> AppliedPolicy:
+        """Take one policy out. Raises PolicyNotFound, and as `apply`."""
+        gone = self._policies.find(name)
+        self._change(self._policies.without(name))
+        return self._applied(gone, {})
+
+    def list(self) -> tuple[AppliedPolicy, ...]:
+        """Every policy in force with what its denying rules have hit since the last change of the set."""
+        hits = self.hits()
+        return tuple(self._applied(policy, hits) for policy in self._policies)
+
+    def hits(self) -> dict[tuple[str, str], Hits]:
+        """Packets and bytes by (policy, rule) that were denied, or would have been, in this generation."""
+        if self._slots is None or self._stale:
+            return {}
+        ranks = tuple(rank for rank, each in enumerate(self._image.rules) if each.rule.deny)
+        found = self._slots.hits(ranks)
+        return {
+            (self._image.rules[rank].policy.name, self._image.rules[rank].rule.path): found[rank]
+            for rank in ranks
+        }
+
+    def explain(self, probe: Probe) -> Explanation:
+        """What the policy in force says about a packet, step by step. Raises StorageError while it is `stale`."""
+        if self._stale:
+            raise StorageError(
+                f"the policy in the kernel (generation {self._generation}) cannot be named: {self._stale}",
+                hint="apply the policies again",
+            )
+        notes = (f"nothing is enforced: {self._unavailable}",) if self._unavailable else ()
+        return explain(self._image, self._generation, probe.packet, notes)
+
+    def rule(self, generation: int, rule: int) -> RuleName | None:
+        """The rule that a record or a flow of that generation names by `rule` (rank + 1); None when unknown."""
+        rules = self._names.get(generation, ())
+        if not 0 < rule <= len(rules):
+            return None
+        found = rules[rule - 1]
+        return RuleName(
+            policy=found.policy.name, rule=found.rule.path, mode=found.policy.mode, deny=found.rule.deny
+        )
+
+    def state(self) -> EnforcementState:
+        """Whether and what the kernel enforces."""
+        mode = _mode(self._policies)
+        if self._unavailable:
+            return EnforcementState(state="unavailable", generation=0, reason=self._unavailable)
+        if self._stale and not self._generation:
+            return EnforcementState(state="unavailable", generation=0, reason=self._stale)
+        if self._stale:
+            return EnforcementState(state="stale", generation=self._generation, reason=self._stale)
+        if mode is None:
+            return EnforcementState(state="none", generation=self._generation)
+        if not self._hooked():
+            return EnforcementState(
+                state="unavailable",
+                generation=self._generation,
+                mode=mode,
+                reason="no interface carries the packet programs",
+            )
+        return EnforcementState(
+            state="enforcing" if mode is Mode.ENFORCE else "observing", generation=self._generation, mode=mode
+        )
+
+    def close(self) -> None:
+        """Leave; the kernel goes on enforcing what it has."""
+        if self._slots is not None:
+            self._slots.close()
+            self._slots = None
+            self._unavailable = "the enforcer is closed"
+
+    def _change(self, policies: PolicySet) -> None:
+        self._switch(policies, compile_policies(policies))
+
+    def _switch(self, policies: PolicySet, image: CompiledImage) -> None:
+        """To disk, to the kernel, to memory: in this order, so that what is in force can always be named."""
+        if self._slots is None:
+            raise FeatureUnsupported(
+                "enforce", "policy", detail=self._unavailable, hint="aegis doctor says what is missing"
+            )
+        generation = max(self._generation, self._store.last_generation()) + 1
+        self._store.prepare(generation, image.digest, policies)
+        try:
+            position = self._slots.switch(image, generation)
+        except BaseException:
+            self._store.discard()
+            raise
+        self._generation = position.generation
+        self._stale = ""
+        self._adopt(policies, image)
+        self._store.commit()
+
+    def _adopt(self, policies: PolicySet, image: CompiledImage) -> None:
+        self._policies, self._image = policies, image
+        self._names[self._generation] = image.rules
+        while len(self._names) > GENERATIONS_KEPT:
+            self._names.popitem(last=False)
+
+    def _applied(self, policy: Policy, hits: dict[tuple[str, str], Hits]) -> AppliedPolicy:
+        return AppliedPolicy(
+            name=policy.name,
+            version=policy.version,
+            mode=policy.mode,
+            priority=policy.priority,
+            origin=policy.origin,
+            generation=self._generation,
+            digest=hashlib.sha256(policy.document).hexdigest(),
+            rules=tuple(
+                AppliedRule(
+                    rule=rule.path,
+                    direction=rule.direction,
+                    deny=rule.deny,
+                    packets=hits.get((policy.name, rule.path), _NO_HITS).packets,
+                    bytes=hits.get((policy.name, rule.path), _NO_HITS).bytes,
+                )
+                for rule in policy.rules
+            ),
+        )
+
+
+def _mode(policies: PolicySet) -> Mode | None:
+    """Enforce when any policy does; None without policies."""
+    modes = {policy.mode for policy in policies}
+    return Mode.ENFORCE if Mode.ENFORCE in modes else Mode.OBSERVE if modes else None

@@ -1,0 +1,364 @@
+"""What this kernel and this process can do, found by trying it, never by a version.
+
+Each probe makes the thing it asks about and takes it down again. None touches an interface of the machine: clsact is
+tried in a network namespace of its own, tcx on an interface that cannot exist (the error tells). One pass costs about
+20 ms, most of it one reading of the kernel's type information.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, Literal
+
+import msgspec
+
+from aegis._native import _system
+from aegis.errors import KernelError
+from aegis.kernel.library import CAPABILITIES_HINT, open_library
+
+State = Literal["ok", "missing", "degraded"]
+VMLINUX: Final = "/sys/kernel/btf/vmlinux"
+BPFFS: Final = Path("/sys/fs/bpf")
+BTF_MAGIC: Final = 0xEB9F
+NO_INTERFACE: Final = 0x7FFFFFFF
+LOOPBACK: Final = 1  # its index in every new network namespace
+RETURN_0: Final = (0x00000000000000B7, 0x0000000000000095)  # r0 = 0; exit
+RETURN_1: Final = (0x00000001000000B7, 0x0000000000000095)
+
+
+class Feature(msgspec.Struct, frozen=True, kw_only=True):
+    """One answer. `source` is what was tried; `reason` is empty when it is ok; `effect` is what is missing without it."""
+
+    name: str
+    state: State
+    source: str
+    reason: str
+    effect: str
+    hint: str
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a probe found."""
+
+    state: State = "ok"
+    reason: str = ""
+    source: str = ""
+
+
+OK: Final = Answer()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scope:
+    """Where to look. `btf`: type information from a file; `pin_dir`: directory of the pins or where it will be made."""
+
+    btf: Path | None
+    pin_dir: Path
+    cgroup_root: Path | None
+
+
+def _missing(number: int) -> Answer:
+    number = abs(number)
+    hint = f" ({CAPABILITIES_HINT})" if number == errno.EPERM else ""
+    return Answer("missing", f"{errno.errorcode.get(number, number)}: {os.strerror(number)}{hint}")
+
+
+def _load(kind: int, attach_type: int, instructions: tuple[int, ...], attach_btf_id: int = 0) -> int:
+    ffi, lib = open_library()
+    code = ffi.new("unsigned long long[]", instructions)
+    result: int = lib.aegis_prog_load(
+        kind, attach_type, b"aegis_probe", code, len(instructions), attach_btf_id, ffi.NULL, 0
+    )
+    return result
+
+
+def _tried(result: int) -> Answer:
+    """The answer for a call that gives a descriptor or -errno."""
+    if result < 0:
+        return _missing(result)
+    os.close(result)
+    return OK
+
+
+def probe_libbpf(_: Scope) -> Answer:
+    ffi, lib = open_library()
+    return Answer(source=f"libbpf {ffi.string(lib.libbpf_version_string()).decode()}")
+
+
+def probe_btf(scope: Scope) -> Answer:
+    """The start of the file must be BTF's magic number in the machine's byte order."""
+    readable: dict[str, bool] = {}
+    reason = ""
+    for path in (VMLINUX, *([os.fspath(scope.btf)] if scope.btf else [])):
+        try:
+            with open(path, "rb") as file:
+                readable[path] = int.from_bytes(file.read(2), "little") == BTF_MAGIC
+        except OSError as error:
+            readable[path] = False
+            reason = f"{path}: {error.strerror}"
+        else:
+            reason = f"{path}: not type information"
+        if readable[path] and path == VMLINUX:
+            return OK
+    if scope.btf and readable[os.fspath(scope.btf)]:
+        return Answer("degraded", f"{VMLINUX} cannot be read: no tp_btf, no iterators", os.fspath(scope.btf))
+    return Answer("missing", reason)
+
+
+def probe_bpffs(scope: Scope) -> Answer:
+    """A directory must be on a BPF file system and let this process make an entry."""
+    path = scope.pin_dir
+    while not path.exists() and path != path.parent:
+        path = path.parent
+    if _system.lib.aegis_filesystem(os.fsencode(path)) != _system.lib.BPF_FS_MAGIC:
+        return Answer("missing", f"{path} is not on a BPF file system", os.fspath(path))
+    attempt = path / f"aegis-probe-{os.getpid()}-{threading.get_native_id()}"
+    try:
+        attempt.mkdir(mode=0o700)
+        attempt.rmdir()
+    except OSError as error:
+        return Answer("missing", f"{path}: {error.strerror}", os.fspath(path))
+    return Answer(source=os.fspath(path))
+
+
+def find_cgroup2() -> Path | None:
+    """The first cgroup v2 mount of mountinfo."""
+    with open("/proc/self/mountinfo", encoding="utf-8") as file:
+        for line in file:
+            before, _, after = line.partition(" - ")
+            if after.startswith("cgroup2 "):
+                return Path(before.split(" ")[4].encode().decode("unicode_escape"))
+    return None
+
+
+def probe_cgroup2(scope: Scope) -> Answer:
+    root = scope.cgroup_root or find_cgroup2()
+    if root is None:
+        return Answer("missing", "no cgroup2 mount in /proc/self/mountinfo")
+    if _system.lib.aegis_filesystem(os.fsencode(root)) != _system.lib.CGROUP2_SUPER_MAGIC:
+        return Answer("missing", f"{root} is not a cgroup2 hierarchy", os.fspath(root))
+    return Answer(source=os.fspath(root))
+
+
+def probe_bpf(_: Scope) -> Answer:
+    ffi, lib = open_library()
+    made = _tried(lib.bpf_map_create(lib.BPF_MAP_TYPE_ARRAY, b"aegis_probe", 4, 8, 1, ffi.NULL))
+    return _tried(_load(lib.BPF_PROG_TYPE_SCHED_CLS, 0, RETURN_0)) if made.state == "ok" else made
+
+
+def probe_ringbuf(_: Scope) -> Answer:
+    ffi, lib = open_library()
+    return _tried(
+        lib.bpf_map_create(
+            lib.BPF_MAP_TYPE_RINGBUF, b"aegis_probe", 0, 0, os.sysconf("SC_PAGESIZE"), ffi.NULL
+        )
+    )
+
+
+def probe_sk_storage(_: Scope) -> Answer:
+    ffi, lib = open_library()
+    result = lib.libbpf_probe_bpf_map_type(lib.BPF_MAP_TYPE_SK_STORAGE, ffi.NULL)
+    return OK if result == 1 else Answer("missing", "the kernel refused a socket storage map")
+
+
+def probe_tcx(_: Scope) -> Answer:
+    """On an interface that cannot exist: ENODEV means that tcx looked for it, EINVAL that there is no tcx."""
+    _, lib = open_library()
+    program = _load(lib.BPF_PROG_TYPE_SCHED_CLS, 0, RETURN_0)
+    if program < 0:
+        return _missing(program)
+    try:
+        result = lib.aegis_link_create(program, NO_INTERFACE, lib.BPF_TCX_INGRESS_)
+    finally:
+        os.close(program)
+    return OK if result == -errno.ENODEV else _missing(result)
+
+
+def probe_clsact(_: Scope) -> Answer:
+    """A filter on the loopback of a new network namespace, in a thread that is thrown away with it."""
+    answers: list[Answer] = []
+    thread = threading.Thread(target=lambda: answers.append(_try_clsact()), name="aegis-probe-clsact")
+    thread.start()
+    thread.join()
+    return answers[0]
+
+
+def _try_clsact() -> Answer:
+    ffi, lib = open_library()
+    if _system.lib.unshare(_system.lib.CLONE_NEWNET) < 0:
+        return Answer("degraded", f"not tried: a namespace of its own: {os.strerror(_system.ffi.errno)}")
+    program = _load(lib.BPF_PROG_TYPE_SCHED_CLS, 0, RETURN_0)
+    if program < 0:
+        return _missing(program)
+    try:
+        hook = ffi.new("struct bpf_tc_hook *", {"ifindex": LOOPBACK, "attach_point": lib.BPF_TC_INGRESS})
+        hook.sz = ffi.sizeof("struct bpf_tc_hook")
+        result = lib.bpf_tc_hook_create(hook)
+        if result < 0:
+            return _missing(result)
+        options = ffi.new("struct bpf_tc_opts *", {"prog_fd": program, "handle": 1, "priority": 1})
+        options.sz = ffi.sizeof("struct bpf_tc_opts")
+        result = lib.bpf_tc_attach(hook, options)
+        return OK if result == 0 else _missing(result)
+    finally:
+        os.close(program)
+
+
+def probe_cgroup(scope: Scope) -> Answer:
+    """A program that lets every socket be made, at the hierarchy's root for a moment."""
+    _, lib = open_library()
+    root = scope.cgroup_root or find_cgroup2()
+    if root is None:
+        return Answer("missing", "no cgroup2 hierarchy to attach to")
+    program = _load(lib.BPF_PROG_TYPE_CGROUP_SOCK, lib.BPF_CGROUP_INET_SOCK_CREATE, RETURN_1)
+    if program < 0:
+        return _missing(program)
+    try:
+        directory = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            return _tried(lib.aegis_link_create(program, directory, lib.BPF_CGROUP_INET_SOCK_CREATE))
+        finally:
+            os.close(directory)
+    except OSError as error:
+        return _missing(error.errno or 0)
+    finally:
+        os.close(program)
+
+
+class TypeIds:
+    """Ids in the kernel's own type information, read once for the probes that need it."""
+
+    def __init__(self) -> None:
+        self._btf: Any = None
+
+    def find(self, name: bytes, kind: int) -> int:
+        """The id, or -errno."""
+        ffi, lib = open_library()
+        if self._btf is None:
+            pointer = lib.btf__parse(VMLINUX.encode(), ffi.NULL)
+            if not pointer:
+                return -int(ffi.errno)
+            self._btf = ffi.gc(pointer, lib.btf__free)
+        return int(lib.btf__find_by_name_kind(self._btf, name, kind))
+
+
+def probe_tracing(types: TypeIds) -> Answer:
+    """tp_btf: loaded and attached to sched_process_exec for a moment."""
+    ffi, lib = open_library()
+    number = types.find(b"btf_trace_sched_process_exec", lib.BTF_KIND_TYPEDEF)
+    if number < 0:
+        return _missing(number)
+    program = _load(lib.BPF_PROG_TYPE_TRACING, lib.BPF_TRACE_RAW_TP, RETURN_0, number)
+    if program < 0:
+        return _missing(program)
+    try:
+        return _tried(lib.bpf_raw_tracepoint_open(ffi.NULL, program))
+    finally:
+        os.close(program)
+
+
+def probe_iterators(types: TypeIds) -> Answer:
+    _, lib = open_library()
+    number = types.find(b"bpf_iter_task_file", lib.BTF_KIND_FUNC)
+    if number < 0:
+        return _missing(number)
+    program = _load(lib.BPF_PROG_TYPE_TRACING, lib.BPF_TRACE_ITER, RETURN_0, number)
+    if program < 0:
+        return _missing(program)
+    try:
+        return _tried(lib.aegis_link_create_iter(program, -1))
+    finally:
+        os.close(program)
+
+
+def effective_capabilities() -> int:
+    """The thread's effective set, one bit a capability."""
+    sets = _system.ffi.new("unsigned long long[3]")
+    return 0 if _system.lib.aegis_capget(sets) < 0 else int(sets[0])
+
+
+def _capability(number: int, *, by_sys_admin: bool) -> Answer:
+    held = effective_capabilities()
+    if held >> number & 1:
+        return OK
+    if by_sys_admin and held >> int(_system.lib.CAP_SYS_ADMIN) & 1:
+        return Answer(source="CAP_SYS_ADMIN")
+    return Answer("missing", "not in the effective set")
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One line of the table: what is tried, what its absence costs, what to do about it."""
+
+    name: str
+    source: str
+    effect: str
+    hint: str
+    probe: Callable[[Scope], Answer] | None = None
+    typed: Callable[[TypeIds], Answer] | None = None
+
+
+NO_POLICY: Final = "packets are neither counted nor judged"
+NO_RECORDS: Final = "no process, socket or cgroup events"
+
+TABLE: Final[tuple[Row, ...]] = (
+    Row("libbpf", "libbpf.so.1", f"{NO_POLICY}; {NO_RECORDS}", "install libbpf 1.1 or later (Debian: libbpf1)", probe_libbpf),
+    Row("btf", VMLINUX, f"programs cannot be fitted to this kernel: {NO_RECORDS}",
+        "a kernel with CONFIG_DEBUG_INFO_BTF=y, or --btf FILE", probe_btf),
+    Row("bpffs", os.fspath(BPFFS), "nothing is pinned: enforcement ends with the agent",
+        "mount -t bpf bpf /sys/fs/bpf; for an unprivileged user make the pin directory and give it to that user", probe_bpffs),
+    Row("cgroup2", "/proc/self/mountinfo", "sockets have no owner and events no cgroup v2 path",
+        "mount -t cgroup2 cgroup2 /sys/fs/cgroup", probe_cgroup2),
+    Row("bpf", "bpf(BPF_MAP_CREATE), bpf(BPF_PROG_LOAD)", f"{NO_POLICY}; {NO_RECORDS}", CAPABILITIES_HINT, probe_bpf),
+    Row("tcx", "bpf(BPF_LINK_CREATE) of type tcx", "clsact filters are used instead of links",
+        "kernel 6.6 or later; none needed where clsact is ok", probe_tcx),
+    Row("clsact", "a filter in a network namespace of its own", "no fall-back where tcx is missing",
+        "kernel modules sch_ingress and cls_bpf; none needed where tcx is ok", probe_clsact),
+    Row("cgroup", "bpf(BPF_LINK_CREATE) of cgroup/sock_create", "flows and sockets have no owner",
+        "CONFIG_CGROUP_BPF=y and a cgroup2 hierarchy", probe_cgroup),
+    Row("tracing", "tp_btf/sched_process_exec", NO_RECORDS, "CAP_PERFMON and kernel type information", None, probe_tracing),
+    Row("sk_storage", "bpf(BPF_MAP_CREATE) of socket storage", "flows and sockets have no owner", "kernel 5.2 or later", probe_sk_storage),
+    Row("ringbuf", "bpf(BPF_MAP_CREATE) of a ring", NO_RECORDS, "kernel 5.8 or later", probe_ringbuf),
+    Row("iterators", "iter/task_file", "sockets older than the agent have no owner", "CAP_PERFMON and kernel type information",
+        None, probe_iterators),
+    Row("CAP_BPF", "capget(2)", f"{NO_POLICY}; {NO_RECORDS}", CAPABILITIES_HINT,
+        lambda _: _capability(_system.lib.CAP_BPF, by_sys_admin=True)),
+    Row("CAP_PERFMON", "capget(2)", NO_RECORDS, CAPABILITIES_HINT,
+        lambda _: _capability(_system.lib.CAP_PERFMON, by_sys_admin=True)),
+    Row("CAP_NET_ADMIN", "capget(2)", NO_POLICY, CAPABILITIES_HINT,
+        lambda _: _capability(_system.lib.CAP_NET_ADMIN, by_sys_admin=False)),
+)  # fmt: skip
+
+
+def _ask(row: Row, scope: Scope, types: TypeIds) -> Feature:
+    try:
+        answer = row.typed(types) if row.typed else row.probe(scope) if row.probe else OK
+    except KernelError as error:
+        answer = Answer("missing", str(error))
+    absent = answer.state != "ok"
+    return Feature(
+        name=row.name,
+        state=answer.state,
+        source=answer.source or row.source,
+        reason=answer.reason,
+        effect=row.effect if absent else "",
+        hint=row.hint if absent else "",
+    )
+
+
+def probe_all(
+    btf: Path | None = None,
+    *,
+    pin_dir: Path = BPFFS,
+    cgroup_root: Path | None = None,
+    names: frozenset[str] | None = None,
+) -> tuple[Feature, ...]:
+    """Try everything, or only `names`, in the order of the table."""
+    scope, types = Scope(btf=btf, pin_dir=pin_dir, cgroup_root=cgroup_root), TypeIds()
+    return tuple(_ask(row, scope, types) for row in TABLE if names is None or row.name in names)

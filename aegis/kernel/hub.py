@@ -1,0 +1,227 @@
+"""The hub: loads a sensor while its topic has a listener, and hands the ring's batches to the topics they belong to."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from aegis._native.records import RecordBatch
+from aegis.errors import FeatureUnsupported
+from aegis.kernel import abi
+from aegis.kernel.constants import Constants
+from aegis.kernel.links import Link, attach_tracing
+from aegis.kernel.maps import Map, map_bytes
+from aegis.kernel.object import BpfObject
+from aegis.kernel.rings import RingPump
+from aegis.kernel.sensors import KIND_NAMES, READER, RECORD_COUNTERS, RING, SENSORS, SHARED, Sensor
+
+SNAPSHOT_TRIES = 32
+
+Publish = Callable[[str, RecordBatch], None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RecordTerms:
+    """One kind's counts since the tables were made. The first five: map aegis_record_counters, summed over the CPUs;
+    `read`: map aegis_reader. attempted = submitted + ring_full + filtered + rate_limited, and read = submitted."""
+
+    kind: str
+    attempted: int
+    submitted: int
+    ring_full: int
+    filtered: int
+    rate_limited: int
+    read: int
+
+
+class Loaded:
+    """A sensor in the kernel."""
+
+    def __init__(self, opened: BpfObject | None, links: list[Link]) -> None:
+        self.object = opened
+        self._links = links
+
+    def close(self) -> None:
+        for link in self._links:
+            link.close()
+        if self.object is not None:
+            self.object.close()
+
+
+class Hub:
+    """Owner of the ring's reader and of the sensors. All calls on the loop's thread.
+
+    `shared` are the core object's tables; without them (no core) the first sensor makes its own. Give `wanted` and
+    `unwanted` to the bus.
+    """
+
+    def __init__(
+        self,
+        *,
+        publish: Publish,
+        constants: Constants,
+        map_sizes: Mapping[str, int],
+        shared: Iterable[Map] = (),
+        btf: Path | None = None,
+    ) -> None:
+        self._publish = publish
+        self._constants = constants
+        self._map_sizes = map_sizes
+        self._btf = btf
+        self._has_core = False
+        self._shared: dict[str, Map] = {}
+        for table in shared:
+            if table.name in SHARED:
+                self._shared[table.name] = table.duplicate()
+                self._has_core = True
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._pump: RingPump | None = None
+        self._sensors: dict[str, Loaded] = {}
+        self._routes: tuple[tuple[str, tuple[int, ...]], ...] = ()
+
+    def start(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Read the ring on `loop` from now on."""
+        self._loop = loop
+        self._open_ring()
+
+    def _open_ring(self) -> None:
+        if self._pump is None and self._loop is not None and RING in self._shared:
+            self._pump = RingPump(self._shared[RING], self._shared[READER], self._deliver)
+            self._pump.start(self._loop)
+
+    def wanted(self, topic: str) -> None:
+        """A topic got its first listener. Raises KernelError when its programs cannot be loaded or attached."""
+        if topic in self._sensors:
+            return
+        sensor = find_sensor(topic)
+        self._sensors[topic] = self._load(sensor)
+        self._open_ring()
+        self._route()
+
+    def unwanted(self, topic: str) -> None:
+        """A topic lost its last listener: its programs go. What they left in the ring is read and dropped."""
+        loaded = self._sensors.pop(topic, None)
+        if loaded is not None:
+            loaded.close()
+        self._route()
+
+    def _route(self) -> None:
+        self._routes = tuple(
+            (sensor.topic, sensor.kinds) for sensor in SENSORS if sensor.topic in self._sensors
+        )
+
+    def _load(self, sensor: Sensor) -> Loaded:
+        if not sensor.programs:
+            if not self._has_core:
+                raise FeatureUnsupported(
+                    "listen to", sensor.topic, detail=f"object {sensor.object} is not loaded"
+                )
+            return Loaded(None, [])
+        with contextlib.ExitStack() as undo:
+            opened = BpfObject.open(
+                sensor.object,
+                constants=self._constants,
+                map_sizes=self._map_sizes,
+                autoload=sensor.programs,
+                reuse=self._shared,
+                btf=self._btf,
+            )
+            undo.callback(opened.close)
+            opened.load()
+            links = [undo.enter_context(attach_tracing(opened.program(name))) for name in sensor.programs]
+            undo.pop_all()
+        for table in opened.maps():
+            if table.name in SHARED and table.name not in self._shared:
+                self._shared[table.name] = table.duplicate()
+        return Loaded(opened, links)
+
+    def _deliver(self, batch: RecordBatch) -> None:
+        counts = batch.kinds()
+        for topic, kinds in self._routes:
+            if any(counts[kind] for kind in kinds):
+                self._publish(topic, batch)
+
+    def sensors(self) -> tuple[str, ...]:
+        """Topics whose programs are loaded."""
+        return tuple(self._sensors)
+
+    def drain_now(self) -> int:
+        """Read the ring until it is empty; returns the records read."""
+        return self._pump.drain_now() if self._pump is not None else 0
+
+    def swept(self) -> int:
+        """Records no wake-up announced, found by the sweep."""
+        return self._pump.swept if self._pump is not None else 0
+
+    def map_bytes(self) -> int:
+        """Kernel memory of the hub's tables and its sensors' own."""
+        own = [table for each in self._sensors.values() if each.object for table in each.object.maps()]
+        return map_bytes([*self._shared.values(), *own])
+
+    def maps(self) -> tuple[Map, ...]:
+        """The hub's tables and its sensors' own, each once, for one sum with the core's."""
+        own = [table for each in self._sensors.values() if each.object for table in each.object.maps()]
+        return tuple({table.id: table for table in (*self._shared.values(), *own)}.values())
+
+    def record_counters(self) -> tuple[RecordTerms, ...]:
+        """Terms of the kinds that occurred, as of one instant.
+
+        CPUs count while this reads them, so the ring is drained and the tables are read until two readings agree; on a
+        host that never pauses the last reading stands, and may be off by the records under way.
+        """
+        if RECORD_COUNTERS not in self._shared:
+            return ()
+        read: tuple[int, ...] = ()
+        before = self._read_counters()
+        for _ in range(SNAPSHOT_TRIES):
+            self.drain_now()
+            read = self._read_counts()
+            after = self._read_counters()
+            if after == before:
+                break
+            before = after
+        return tuple(
+            RecordTerms(
+                kind=KIND_NAMES.get(kind, str(kind)),
+                attempted=terms[0],
+                submitted=terms[1],
+                ring_full=terms[2],
+                filtered=terms[3],
+                rate_limited=terms[4],
+                read=read[kind],
+            )
+            for kind, terms in enumerate(before)
+            if any(terms) or read[kind]
+        )
+
+    def _read_counts(self) -> tuple[int, ...]:
+        if self._pump is not None:
+            return self._pump.read_counts()
+        value = self._shared[READER].lookup(bytes(4)) or bytes(abi.struct("aegis_reader").size)
+        return tuple(abi.unpack("aegis_reader", value).read)
+
+    def _read_counters(self) -> tuple[tuple[int, ...], ...]:
+        table = self._shared[RECORD_COUNTERS]
+        return tuple(table.sum_u64(kind.to_bytes(4, "little")) for kind in range(abi.KINDS))
+
+    def close(self) -> None:
+        """Unload the sensors, leave the loop, free the ring."""
+        for topic in tuple(self._sensors):
+            self.unwanted(topic)
+        if self._pump is not None:
+            self._pump.close()
+            self._pump = None
+        for table in self._shared.values():
+            table.close()
+        self._shared.clear()
+
+
+def find_sensor(topic: str) -> Sensor:
+    """The sensor of a topic. Raises FeatureUnsupported where there is none."""
+    for sensor in SENSORS:
+        if sensor.topic == topic:
+            return sensor
+    raise FeatureUnsupported("listen to", topic, detail="no sensor of that name")

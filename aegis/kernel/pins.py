@@ -1,0 +1,132 @@
+"""Pins: what keeps tables and hooks in the kernel when the agent is gone. One directory per version of the ABI.
+
+PIN_DIR/v1/maps/NAME             a table of the core object
+PIN_DIR/v1/links/NAME            a tcx or cgroup link
+PIN_DIR/v1/clsact/IFINDEX/       an interface with our clsact filters (they need no pin to stay)
+PIN_DIR/v1/clsact/IFINDEX/made   its clsact qdisc was made by us
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+from aegis._native import _system
+from aegis.errors import FeatureUnsupported, KernelError
+from aegis.kernel import abi
+from aegis.kernel.links import Link
+from aegis.kernel.maps import Map
+
+FRESH = "new-"  # of a link that is about to take its name; a BPF file system allows no dot in names
+
+
+def on_bpffs(path: Path) -> bool:
+    """Whether an existing path is on a BPF file system."""
+    return bool(_system.lib.aegis_filesystem(os.fsencode(path)) == _system.lib.BPF_FS_MAGIC)
+
+
+class PinDirectory:
+    """The pins of one agent. `base` is PIN_DIR; everything is below its directory for this ABI."""
+
+    def __init__(self, base: Path) -> None:
+        self.base = base
+        self.root = base / f"v{abi.ABI_VERSION}"
+        self._maps = self.root / "maps"
+        self._links = self.root / "links"
+        self._clsact = self.root / "clsact"
+
+    def make(self) -> None:
+        """Make the directories. Raises FeatureUnsupported where they cannot be, with what to do."""
+        hint = "mount -t bpf bpf /sys/fs/bpf, or choose another --pin-dir"
+        try:
+            for directory in (self._maps, self._links, self._clsact):
+                directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        except OSError as error:
+            raise FeatureUnsupported(
+                "make pin directory", str(self.root), error.errno or 0, hint=hint
+            ) from error
+        if not on_bpffs(self.root):
+            self.remove_all()
+            raise FeatureUnsupported("pin in", str(self.base), detail="not a BPF file system", hint=hint)
+        self._finish()
+
+    def _finish(self) -> None:
+        """End what an agent killed inside `put_link` began: its link is attached, so it must have its name or go."""
+        for fresh in [name for name in _names(self._links) if name.startswith(FRESH)]:
+            name = fresh.removeprefix(FRESH)
+            if (self._links / name).exists():
+                (self._links / fresh).unlink()
+            else:
+                (self._links / fresh).rename(self._links / name)
+
+    def map_names(self) -> frozenset[str]:
+        return frozenset(_names(self._maps))
+
+    def link_names(self) -> frozenset[str]:
+        return frozenset(name for name in _names(self._links) if not name.startswith(FRESH))
+
+    def open_map(self, name: str) -> Map:
+        return Map.from_pin(self._maps / name)
+
+    def open_link(self, name: str) -> Link:
+        return Link.from_pin(self._links / name)
+
+    def put_map(self, table: Map) -> None:
+        table.pin(self._maps / table.name)
+
+    def put_link(self, link: Link, name: str) -> None:
+        """Pin `link` as `name`; a pin of that name is replaced in one step."""
+        fresh = self._links / f"{FRESH}{name}"
+        fresh.unlink(missing_ok=True)
+        link.pin(fresh)
+        fresh.rename(self._links / name)
+
+    def drop_map(self, name: str) -> None:
+        (self._maps / name).unlink(missing_ok=True)
+
+    def drop_link(self, name: str) -> None:
+        (self._links / name).unlink(missing_ok=True)
+
+    def clsact_interfaces(self) -> frozenset[int]:
+        """Interfaces that have or had our clsact filters."""
+        return frozenset(int(name) for name in _names(self._clsact))
+
+    def mark_clsact(self, ifindex: int, *, made: bool = False) -> None:
+        """Remember the interface; with `made`, that the qdisc is ours to remove."""
+        (self._clsact / str(ifindex)).mkdir(exist_ok=True)
+        if made:
+            (self._clsact / str(ifindex) / "made").mkdir(exist_ok=True)
+
+    def made_clsact(self, ifindex: int) -> bool:
+        return (self._clsact / str(ifindex) / "made").exists()
+
+    def unmark_clsact(self, ifindex: int) -> None:
+        for path in (self._clsact / str(ifindex) / "made", self._clsact / str(ifindex)):
+            with contextlib.suppress(FileNotFoundError):
+                path.rmdir()
+
+    def remove_all(self) -> None:
+        """Unpin everything of this ABI and remove the directories, also PIN_DIR when it is empty then."""
+        for directory in (self._links, self._maps):
+            for name in _names(directory):
+                (directory / name).unlink(missing_ok=True)
+        for ifindex in self.clsact_interfaces():
+            self.unmark_clsact(ifindex)
+        for directory in (self._links, self._maps, self._clsact, self.root, self.base):
+            with contextlib.suppress(OSError):
+                directory.rmdir()
+
+
+def _names(directory: Path) -> Iterable[str]:
+    try:
+        return os.listdir(directory)
+    except FileNotFoundError:
+        return ()
+
+
+def close_all(maps: Iterable[Map]) -> None:
+    for each in maps:
+        with contextlib.suppress(KernelError):
+            each.close()

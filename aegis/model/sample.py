@@ -1,0 +1,37 @@
+"""One measured number of the host or of the agent itself."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+Labels = tuple[tuple[str, str], ...]
+Kind = Literal["gauge", "counter"]
+
+
+class Sample(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """A number with its unit, where it was read and when; or None and the reason why it could not be read.
+
+    `name` and `labels` identify what is measured. A counter only grows while what it counts exists; a gauge may do
+    anything. `unit` is a word (`bytes`, `seconds`, `packets`, `percent`), `source` the kernel's file or table,
+    `time_ns` the wall clock of the reading in ns since 1970.
+    """
+
+    name: str
+    labels: Labels = ()
+    value: int | float | None
+    reason: str | None = None
+    unit: str
+    kind: Kind
+    source: str
+    time_ns: int
+
+    def __post_init__(self) -> None:
+        if (self.value is None) == (self.reason is None):
+            raise ValueError(f"sample {self.name}: a value or a reason, one of them")
+
+    @property
+    def key(self) -> tuple[str, Labels]:
+        """What is measured."""
+        return self.name, self.labels

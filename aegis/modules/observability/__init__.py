@@ -1,0 +1,1 @@
+"""Processes, sockets and flows of this host, each with its owner."""

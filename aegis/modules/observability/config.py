@@ -1,0 +1,24 @@
+"""Options below `modules.observability`."""
+
+from __future__ import annotations
+
+from aegis.runtime.settings import Option
+
+OPTIONS: tuple[Option, ...] = (
+    Option(
+        name="keep_ended",
+        kind="int",
+        default=4096,
+        minimum=0,
+        maximum=262_144,
+        help="Processes kept after their end, so that their sockets and flows still find them (about 0.7 kB each).",
+    ),
+    Option(
+        name="queue_records",
+        kind="int",
+        default=65_536,
+        minimum=1024,
+        maximum=4_194_304,
+        help="Records that may wait for this module, by topic; more are dropped, counted and reported as loss.",
+    ),
+)

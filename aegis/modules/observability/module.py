@@ -1,0 +1,182 @@
+"""Lifecycle of the module: sensors in, events and flows out."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from typing import Any, Protocol, cast
+
+from aegis._native.flowtable import FlowRow
+from aegis._native.records import RecordBatch
+from aegis.errors import FeatureUnsupported, HostError, KernelError
+from aegis.model.event import LossEvent
+from aegis.model.flow import Flow
+from aegis.model.process import Cgroup, Process
+from aegis.modules.observability.flows import flow_of
+from aegis.modules.observability.source import in_order
+from aegis.modules.observability.table import ProcessTable
+from aegis.modules.observability.translate import KINDS, translate
+from aegis.runtime.module import Context, Subscription
+
+TOPICS = ("process", "socket", "cgroup")
+IDENTITY = "decoded = events + forks + cgroups"
+
+
+class Link(Protocol):
+    """An interface of the host."""
+
+    @property
+    def index(self) -> int: ...
+    @property
+    def name(self) -> str: ...
+
+
+class Host(Protocol):
+    """What this module reads of the host; everything raises HostError."""
+
+    def cgroup(self, identity: int) -> Cgroup | None: ...
+    def cgroup_made(self, identity: int, path: str) -> Cgroup: ...
+    def processes(self) -> Sequence[Process]: ...
+    def process(self, pid: int) -> Process | None: ...
+    def links(self) -> Sequence[Link]: ...
+
+
+class Observability:
+    """Process, socket and flow events, each with its owner."""
+
+    name = "observability"
+    requires: tuple[str, ...] = ("bpf", "tracing", "ringbuf")
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        self._host: Host = context.host
+        self._table = ProcessTable(
+            self._cgroup, self._process, keep_ended=context.config.integer("keep_ended")
+        )
+        self._subscriptions: dict[str, Subscription] = {}
+        self._dropped: dict[str, int] = {}
+        self._terms = {"decoded": 0, "events": 0, "forks": 0, "cgroups": 0}
+
+    async def run(self, ready: Callable[[], None]) -> None:
+        """Watch until cancelled. Without one of the sensors the others go on, and a condition says what is missing."""
+        context = self._context
+        with ExitStack() as stack:
+            self._subscribe(stack)
+            # After the sensors are there: what starts meanwhile is in both, and the record says it better.
+            self._table.snapshot(self._host.processes())
+            stack.enter_context(context.owners.provide(self._table.find_owner))
+            stack.enter_context(context.answer("flows", self._answer_flows))
+            stack.enter_context(context.count(IDENTITY, lambda: {self.name: self._terms}))
+            ready()
+            async with asyncio.TaskGroup() as group:
+                for subscription in self._subscriptions.values():
+                    group.create_task(self._watch(subscription))
+
+    def _subscribe(self, stack: ExitStack) -> None:
+        refused: list[KernelError] = []
+        capacity = self._context.config.integer("queue_records")
+        for topic in TOPICS:
+            try:
+                subscription = self._context.bus.subscribe(topic, capacity=capacity, full="drop_newest")
+            except KernelError as error:
+                refused.append(error)
+                text = f"no {topic} events: {error}"
+                self._context.health.raise_(f"{topic}_sensor_missing", text, error.hint or "aegis doctor")
+            else:
+                self._subscriptions[topic] = stack.enter_context(subscription)
+        if not self._subscriptions:
+            raise refused[0]
+
+    async def _watch(self, subscription: Subscription) -> None:
+        """Whichever topic wakes first takes what waits in all of them, so that order is kept between them."""
+        async for batch in subscription:
+            batches: list[RecordBatch] = [batch]
+            for each in self._subscriptions.values():
+                while (waiting := each.get_nowait()) is not None:
+                    batches.append(waiting)
+            self._take(batches)
+
+    def _take(self, batches: Sequence[RecordBatch]) -> None:
+        clock = self._context.clock
+        records = in_order(batches, KINDS)
+        now_ns = clock.boottime_ns()
+        offset_ns = clock.wall_of(now_ns) - now_ns
+        events, forks, cgroups = translate(records, self._table, self._cgroup_made, offset_ns)
+        terms = self._terms
+        terms["decoded"] += len(records)
+        terms["events"] += len(events)
+        terms["forks"] += forks
+        terms["cgroups"] += cgroups
+        if losses := self._losses():
+            self._reconcile()
+            events += losses
+        self._context.history.append(events)
+
+    def _losses(self) -> list[LossEvent]:
+        """What full queues have dropped since the last time, an event for each."""
+        found = []
+        for topic, subscription in self._subscriptions.items():
+            lost = subscription.dropped - self._dropped.get(topic, 0)
+            if lost:
+                self._dropped[topic] = subscription.dropped
+                time_ns = self._context.clock.wall_ns()
+                found.append(
+                    LossEvent(time_ns=time_ns, stage="queue", kind=topic, reason="queue_full", count=lost)
+                )
+        return found
+
+    def _reconcile(self) -> None:
+        """Exits may have been among what was lost: forget processes that do not run."""
+        try:
+            self._table.reconcile(process.pid for process in self._host.processes())
+        except HostError as error:
+            self._context.log.warning("processes could not be listed", error=str(error))
+
+    # What the table asks of the host
+
+    def _cgroup(self, identity: int) -> Cgroup | None:
+        try:
+            return self._host.cgroup(identity)
+        except HostError:
+            return None
+
+    def _cgroup_made(self, identity: int, path: bytes) -> Cgroup:
+        return self._host.cgroup_made(identity, os.fsdecode(path))
+
+    def _process(self, pid: int) -> Process | None:
+        try:
+            return self._host.process(pid)
+        except HostError:
+            return None
+
+    # Flows
+
+    async def _answer_flows(self, _args: Mapping[str, Any]) -> Sequence[Flow]:
+        """Every flow known, as of now; none while no flow program is attached."""
+        flows = self._context.flows
+        if not flows.available:
+            raise FeatureUnsupported("read", "flows", detail="no interface is watched")
+        harvest = flows.harvest()
+        clock = self._context.clock
+        offset_ns = clock.wall_of(harvest.at_ns) - harvest.at_ns
+        names = self._interface_names()
+        return [
+            flow_of(
+                row,
+                time_ns=harvest.at_ns + offset_ns,
+                wall_offset_ns=offset_ns,
+                owner=self._table.find_owner(row.owner),
+                rule=self._context.enforcer.rule(row.generation, row.rule) if row.rule else None,
+                interface=names.get(row.ifindex),
+            )
+            for row in cast("list[FlowRow]", flows.rows())
+        ]
+
+    def _interface_names(self) -> dict[int, str]:
+        try:
+            return {link.index: link.name for link in self._host.links()}
+        except HostError as error:
+            self._context.log.warning("interfaces could not be listed", error=str(error))
+            return {}

@@ -1,0 +1,258 @@
+"""Who runs: every process by its owner id, from before the agent's start to some time after its end.
+
+Exec, fork and exit records keep the table; what was there before them comes from /proc. A process that has ended stays
+among the last `keep_ended`, so that what is told later about its sockets and flows still finds it.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import msgspec
+
+from aegis._native.records import CWD_TRUNCATED, EXE_DELETED, PATH_TRUNCATED
+from aegis.model.absent import Absent
+from aegis.model.process import (
+    OWNER_MASK,
+    OWNER_PID_BITS,
+    Ancestor,
+    Cgroup,
+    Owner,
+    OwnerLabel,
+    Process,
+    owner_key,
+)
+
+Record = tuple[Any, ...]
+
+TICK_NS = 10_000_000  # /proc gives a start in USER_HZ, which is 100 on every architecture with BPF
+PID_MASK = (1 << OWNER_PID_BITS) - 1
+ANCESTORS = 8
+LABELS = (OwnerLabel.UNKNOWN, OwnerLabel.KERNEL, OwnerLabel.REQUEST, OwnerLabel.FORWARDED)
+
+NO_EXE = Absent("the kernel names no file for it")
+NO_ARGS = Absent("the argument block could not be read")
+NO_CWD = Absent("the kernel names no directory for it, or one longer than a record holds")
+NO_CGROUP = Absent("its control group is gone and was never seen")
+UNSEEN = Absent("its exec was not seen and it ended before /proc could be read")
+
+
+class ProcessTable:
+    """Processes by owner id. `cgroup_of` names a cgroup id; `read` finds a running process in /proc by pid."""
+
+    def __init__(
+        self,
+        cgroup_of: Callable[[int], Cgroup | None],
+        read: Callable[[int], Process | None],
+        *,
+        keep_ended: int,
+    ) -> None:
+        self._cgroup_of = cgroup_of
+        self._read = read
+        self._keep_ended = keep_ended
+        self._cgroups: dict[int, Cgroup] = {}
+        # A forked process that has not run anything of its own is its record and its parent until someone asks.
+        self._processes: dict[int, Process | tuple[Record, Process]] = {}
+        self._ancestors: dict[int, Ancestor] = {}
+        self._older: dict[int, Process] = {}
+        self._ended: deque[int] = deque()
+        self.unseen = 0  # processes that had to be made up from one record
+
+    def __len__(self) -> int:
+        return len(self._processes) + len(self._older)
+
+    def snapshot(self, processes: Iterable[Process]) -> None:
+        """Take processes that /proc showed. Their starts are known to the tick, until a record names one exactly."""
+        for process in processes:
+            self._older[process.pid] = process
+
+    def exec(self, record: Record) -> Process:
+        """Take an exec record; the process as it is from now on."""
+        (
+            _, _, _, pid, start_ns, uid, gid, ppid, cgroup_id, _, _, comm, path, flags, args, args_total, chain, cwd,
+        ) = record  # fmt: skip
+        known = self._ancestors
+        ancestors: list[Ancestor] = []
+        for each_pid, each_start_ns, each_uid in chain:
+            ancestor = known.get((each_start_ns >> 10 << OWNER_PID_BITS | each_pid) & OWNER_MASK)
+            if ancestor is None:
+                ancestor = self._ancestor(each_pid, each_start_ns, each_uid)
+            ancestors.append(ancestor)
+        process = Process(
+            pid=pid,
+            start_ns=start_ns,
+            ppid=ppid,
+            uid=uid,
+            gid=gid,
+            comm=comm,
+            exe=path or NO_EXE,
+            exe_deleted=flags & EXE_DELETED != 0,
+            exe_truncated=flags & PATH_TRUNCATED != 0,
+            args=args if args or not args_total else NO_ARGS,
+            args_total=args_total,
+            cwd=NO_CWD if flags & CWD_TRUNCATED or not cwd else cwd,
+            cgroup=self._cgroups.get(cgroup_id) or self.cgroup(cgroup_id),
+            ancestors=tuple(ancestors),
+        )
+        key = (start_ns >> 10 << OWNER_PID_BITS | pid) & OWNER_MASK
+        self._processes[key] = process
+        if key in known:
+            del known[key]
+        return process
+
+    def fork(self, record: Record) -> None:
+        """Take a fork record: the child is what its parent was."""
+        _, _, _, pid, start_ns, _, parent_pid, parent_start_ns, _, _ = record
+        parent = self._processes.get((parent_start_ns >> 10 << OWNER_PID_BITS | parent_pid) & OWNER_MASK)
+        if type(parent) is not Process:
+            parent = self.find(parent_pid, parent_start_ns)
+        if parent is not None:
+            key = (start_ns >> 10 << OWNER_PID_BITS | pid) & OWNER_MASK
+            self._processes[key] = (record, parent)
+
+    def exit(self, record: Record) -> Process:
+        """Take an exit record; the process that ended."""
+        _, _, _, pid, start_ns, uid, cgroup_id, ppid, _, _, comm = record
+        key = (start_ns >> 10 << OWNER_PID_BITS | pid) & OWNER_MASK
+        process = self._processes.get(key)
+        if type(process) is not Process:
+            process = self._settle(key, pid, start_ns, runs=False) or self._make_up(
+                key, pid, start_ns, uid=uid, comm=comm, ppid=ppid, cgroup_id=cgroup_id
+            )
+        ended = self._ended
+        ended.append(key)
+        if len(ended) > self._keep_ended:
+            key = ended.popleft()
+            self._processes.pop(key, None)
+            self._ancestors.pop(key, None)
+        return process
+
+    def owner(self, pid: int, start_ns: int, *, uid: int, cgroup_id: int, comm: bytes) -> Process:
+        """The process a socket's record names; made up from the record where nothing else is known of it."""
+        key = (start_ns >> 10 << OWNER_PID_BITS | pid) & OWNER_MASK
+        process = self._processes.get(key)
+        if type(process) is not Process:
+            process = self._settle(key, pid, start_ns) or self._make_up(
+                key, pid, start_ns, uid=uid, comm=comm, cgroup_id=cgroup_id
+            )
+        if isinstance(process.cgroup, Absent) or process.cgroup.id != cgroup_id:  # it moved
+            process = msgspec.structs.replace(process, cgroup=self.cgroup(cgroup_id))
+            self._processes[key] = process
+        return process
+
+    def find(self, pid: int, start_ns: int) -> Process | None:
+        """The process, if it is known or still runs."""
+        return self._settle(owner_key(pid, start_ns), pid, start_ns)
+
+    def find_owner(self, owner: int) -> Owner | None:
+        """What an owner id of the flow table stands for; None when it is not known any more.
+
+        The id has the start in units of 1,024 ns and without its upper bits: of a process older than the agent it can
+        only tell that the start is near.
+        """
+        pid = owner & PID_MASK
+        if not pid:
+            number = owner >> OWNER_PID_BITS
+            return LABELS[number] if number < len(LABELS) else None
+        known = self._processes.get(owner)
+        if known is not None:
+            return known if type(known) is Process else self._settle(owner, pid, 0)
+        for process in (self._older.get(pid), self._read(pid)):
+            if process is not None and self._near(process.start_ns, owner):
+                return process
+        return None
+
+    @staticmethod
+    def _near(start_ns: int, owner: int) -> bool:
+        """Whether a start known to the tick can be the start in an owner id."""
+        later = ((owner >> OWNER_PID_BITS) - (start_ns >> 10)) & (OWNER_MASK >> OWNER_PID_BITS)
+        return later <= TICK_NS >> 10
+
+    def learn_cgroup(self, cgroup: Cgroup) -> None:
+        """Take the name of a cgroup as its record gives it."""
+        self._cgroups[cgroup.id] = cgroup
+
+    def cgroup(self, cgroup_id: int) -> Cgroup | Absent:
+        """The cgroup of an id, looked up once."""
+        found = self._cgroups.get(cgroup_id) or self._cgroup_of(cgroup_id)
+        if found is None:
+            return NO_CGROUP
+        self._cgroups[cgroup_id] = found
+        return found
+
+    def reconcile(self, running: Iterable[int]) -> int:
+        """Forget processes whose exit never arrived: not running, not ended. Returns how many."""
+        alive = set(running)
+        ended = set(self._ended)
+        lost = [key for key in self._processes if key & PID_MASK not in alive and key not in ended]
+        for key in lost:
+            del self._processes[key]
+            self._ancestors.pop(key, None)
+        for pid in self._older.keys() - alive:
+            del self._older[pid]
+        return len(lost)
+
+    def _settle(self, key: int, pid: int, start_ns: int, *, runs: bool = True) -> Process | None:
+        """A known process in full: a fork becomes a process, one older than the agent gets its exact start."""
+        process = self._processes.get(key)
+        if process is None:
+            process = self._older.get(pid)
+            if process is None or process.start_ns // TICK_NS != start_ns // TICK_NS:
+                process = self._read(pid) if runs else None
+                if process is None or process.start_ns // TICK_NS != start_ns // TICK_NS:
+                    return None
+            self._older.pop(pid, None)
+            process = msgspec.structs.replace(process, start_ns=start_ns)
+            self._processes[key] = process
+        elif isinstance(process, tuple):
+            process = self._processes[key] = self._child(*process)
+        return process
+
+    def _child(self, record: Record, parent: Process) -> Process:
+        _, _, _, pid, start_ns, uid, parent_pid, _, cgroup_id, comm = record
+        return msgspec.structs.replace(
+            parent,
+            pid=pid,
+            start_ns=start_ns,
+            ppid=parent_pid,
+            uid=uid,
+            comm=comm,
+            cgroup=self.cgroup(cgroup_id),
+            ancestors=(parent.as_ancestor(), *parent.ancestors[: ANCESTORS - 1]),
+        )
+
+    def _ancestor(self, pid: int, start_ns: int, uid: int) -> Ancestor:
+        key = owner_key(pid, start_ns)
+        process = self._settle(key, pid, start_ns) or self._make_up(key, pid, start_ns, uid=uid)
+        ancestor = self._ancestors[key] = process.as_ancestor()
+        return ancestor
+
+    def _make_up(
+        self,
+        key: int,
+        pid: int,
+        start_ns: int,
+        *,
+        uid: int,
+        comm: bytes | Absent = UNSEEN,
+        ppid: int | Absent = UNSEEN,
+        cgroup_id: int | None = None,
+    ) -> Process:
+        self.unseen += 1
+        process = self._processes[key] = Process(
+            pid=pid,
+            start_ns=start_ns,
+            ppid=ppid,
+            uid=uid,
+            gid=UNSEEN,
+            comm=comm,
+            exe=UNSEEN,
+            args=UNSEEN,
+            args_total=0,
+            cwd=UNSEEN,
+            cgroup=UNSEEN if cgroup_id is None else self.cgroup(cgroup_id),
+            ancestors=(),
+        )
+        return process

@@ -1,0 +1,1 @@
+"""The host's numbers, measured at a steady pace."""

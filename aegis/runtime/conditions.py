@@ -1,0 +1,82 @@
+"""The conditions the agent itself raises. A module's own codes are its own."""
+
+from __future__ import annotations
+
+import msgspec
+
+
+class ConditionKind(msgspec.Struct, frozen=True, kw_only=True):
+    """One row: the stable code, when it holds, and what to do about it."""
+
+    code: str
+    when: str
+    hint: str
+
+
+CONDITIONS: tuple[ConditionKind, ...] = (
+    ConditionKind(
+        code="kernel_unavailable",
+        when="no BPF program could be loaded: nothing is observed in the kernel and nothing is enforced",
+        hint="aegis doctor names what is missing",
+    ),
+    ConditionKind(
+        code="sensor_unavailable",
+        when="a sensor's programs could not be loaded or attached: its records are missing",
+        hint="aegis doctor names what is missing",
+    ),
+    ConditionKind(
+        code="interface_unattached",
+        when="the flow programs could not be attached to an interface: its packets are neither counted nor judged",
+        hint="aegis doctor names what is missing; --interface chooses others",
+    ),
+    ConditionKind(
+        code="no_interface",
+        when="no interface is watched: packets are neither counted nor judged",
+        hint="--interface NAME, or kernel.interfaces in agent.toml",
+    ),
+    ConditionKind(
+        code="owner_unavailable",
+        when="socket owners are not recorded: flows of new sockets have no process",
+        hint="aegis doctor names what is missing",
+    ),
+    ConditionKind(
+        code="pins_unavailable",
+        when="the pin directory cannot be used: enforcement ends with the agent",
+        hint="mount bpffs at /sys/fs/bpf, or give --pin-dir inside one",
+    ),
+    ConditionKind(
+        code="pins_replaced",
+        when="tables pinned by an agent before could not be adopted and were made anew: flows before are forgotten",
+        hint="nothing to do; it ends with the next start",
+    ),
+    ConditionKind(
+        code="policy_not_loaded",
+        when="the committed policy could not be put into the kernel: what the kernel enforces now goes on",
+        hint="aegis policy list shows what is in force; apply the policies again",
+    ),
+    ConditionKind(
+        code="socket_group_missing",
+        when="there is no group aegis: the control socket is root's alone",
+        hint="groupadd --system aegis, then restart the agent",
+    ),
+    ConditionKind(
+        code="socket_unavailable",
+        when="the control socket could not be made: the tool cannot reach the agent",
+        hint="check the run directory and --run-dir",
+    ),
+    ConditionKind(
+        code="config_refused",
+        when="the configuration on disk has problems: the one read before stays in force",
+        hint="aegis config check names each problem",
+    ),
+    ConditionKind(
+        code="restart_needed",
+        when="a changed option is taken at the next start only",
+        hint="restart the agent",
+    ),
+    ConditionKind(
+        code="records_lost",
+        when="records of the kernel did not arrive; counters has the figures by kind and reason",
+        hint="raise kernel.ring_bytes",
+    ),
+)

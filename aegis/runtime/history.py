@@ -1,0 +1,86 @@
+"""The last events in memory, kept by batch, and the newest samples."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator, Sequence
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from aegis.model.event import Event
+    from aegis.model.sample import Sample
+    from aegis.runtime.module import Bus
+
+
+class EventHistory:
+    """Fulfils `runtime.module.History`. Keeps `capacity` events; `published = kept + evicted`, always.
+
+    A batch is kept as it came, so that one whose events are made when asked for costs nothing until then; events
+    evicted from the middle of a batch are skipped, not copied.
+    """
+
+    def __init__(self, bus: Bus, capacity: int) -> None:
+        self.capacity = capacity
+        self.published = 0
+        self.evicted = 0
+        self._bus = bus
+        self._batches: deque[Sequence[Event]] = deque()
+        self._skip = 0  # events of the oldest batch that are evicted already
+
+    @property
+    def kept(self) -> int:
+        """Counted from what is held, not from the other two terms."""
+        return sum(len(batch) for batch in self._batches) - self._skip
+
+    def append(self, events: Sequence[Event]) -> None:
+        if not events:
+            return
+        self._batches.append(events)
+        self.published += len(events)
+        excess = self.published - self.evicted - self.capacity
+        while excess > 0:
+            oldest = len(self._batches[0]) - self._skip
+            if oldest <= excess:
+                self._batches.popleft()
+                self._skip = 0
+            else:
+                self._skip += excess
+                oldest = excess
+            self.evicted += oldest
+            excess -= oldest
+        self._bus.publish("event", events)
+
+    def __iter__(self) -> Iterator[Event]:
+        """Oldest first. Adding while iterating is a bug (RuntimeError, as of any deque)."""
+        skip = self._skip
+        for batch in self._batches:
+            yield from islice(batch, skip, None) if skip else batch
+            skip = 0
+
+    def last(self, count: int) -> list[Event]:
+        """The newest `count`, oldest first."""
+        found: list[Any] = []
+        for index in range(len(self._batches) - 1, -1, -1):
+            batch = self._batches[index]
+            start = self._skip if index == 0 else 0
+            take = min(count - len(found), len(batch) - start)
+            found[:0] = batch[len(batch) - take :] if take else ()
+            if len(found) >= count:
+                break
+        return found
+
+
+class LatestSamples:
+    """Fulfils `runtime.module.Samples`."""
+
+    def __init__(self, bus: Bus) -> None:
+        self._bus = bus
+        self._latest: tuple[Sample, ...] = ()
+
+    def publish(self, samples: tuple[Sample, ...]) -> None:
+        self._latest = samples
+        self._bus.publish("sample", samples)
+
+    def latest(self) -> tuple[Sample, ...]:
+        return self._latest

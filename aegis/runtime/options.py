@@ -1,0 +1,122 @@
+"""The option table of the runtime itself. A module's options are in its own config.py."""
+
+from __future__ import annotations
+
+from aegis.runtime.settings import Option
+
+OPTIONS: tuple[Option, ...] = (
+    Option(
+        name="agent.id",
+        kind="str",
+        default=None,
+        help="Name of this agent. By default the host name, other characters than A-Z a-z 0-9 _ - replaced by -.",
+    ),
+    Option(
+        name="agent.state_dir",
+        kind="str",
+        default="/var/lib/aegis",
+        help="Directory of what outlives the process; made with mode 0700 when missing.",
+    ),
+    Option(
+        name="agent.run_dir",
+        kind="str",
+        default="/run/aegis",
+        help="Directory of the control socket agent.sock; made with mode 0755 when missing.",
+    ),
+    Option(
+        name="agent.loop",
+        kind="str",
+        default="auto",
+        choices=("auto", "uvloop", "asyncio"),
+        help="Event loop: auto takes uvloop where it can be imported.",
+    ),
+    Option(
+        name="agent.modules",
+        kind="list",
+        default=None,
+        help="Start only these modules. By default every module whose `enabled` is true.",
+    ),
+    Option(
+        name="agent.history_events",
+        kind="int",
+        default=10_000,
+        minimum=0,
+        maximum=1_000_000,
+        help="Events kept in memory for --last and --since.",
+    ),
+    Option(
+        name="kernel.interfaces",
+        kind="list",
+        default=None,
+        help="Interfaces whose packets are counted and judged; `none` alone for no interface. By default those that "
+        "hold a route, without bridge ports and container veths.",
+    ),
+    Option(
+        name="kernel.ring_bytes",
+        kind="int",
+        default=1 << 20,
+        minimum=1 << 16,
+        maximum=1 << 30,
+        help="Size of the ring of records, in bytes; rounded up to a power of two.",
+    ),
+    Option(
+        name="kernel.flow_entries",
+        kind="int",
+        default=None,
+        minimum=1024,
+        maximum=1 << 22,
+        help="Entries of the flow table, allocated at start. By default from host memory: 16384 below 1 GiB, else 65536.",
+    ),
+    Option(
+        name="kernel.harvest_interval_s",
+        kind="float",
+        default=1.0,
+        minimum=0.1,
+        maximum=60.0,
+        reload="live",
+        help="Seconds between two readings of the flow table.",
+    ),
+    Option(
+        name="kernel.cgroup_root",
+        kind="str",
+        default=None,
+        help="Root of the cgroup2 hierarchy. By default the cgroup2 mount in /proc/self/mountinfo.",
+    ),
+    Option(
+        name="kernel.pin_dir",
+        kind="str",
+        default="/sys/fs/bpf/aegis",
+        help="Directory inside a bpffs where programs and tables stay when the agent ends.",
+    ),
+    Option(
+        name="kernel.btf",
+        kind="str",
+        default=None,
+        help="BTF of the running kernel. By default /sys/kernel/btf/vmlinux.",
+    ),
+    Option(
+        name="enforcement.on_stop",
+        kind="str",
+        default="keep",
+        choices=("keep", "detach"),
+        reload="live",
+        help="Where a policy is committed, a clean stop leaves it enforced (keep) or takes it out (detach).",
+    ),
+    Option(
+        name="log.level",
+        kind="str",
+        default="info",
+        choices=("debug", "info", "warning", "error"),
+        reload="live",
+        help="Least severe lines that are written.",
+    ),
+    Option(
+        name="log.format",
+        kind="str",
+        default="auto",
+        choices=("auto", "json", "console"),
+        help="auto: console when standard error is a terminal, else one JSON object a line.",
+    ),
+)
+
+ENABLED = Option(name="enabled", kind="bool", default=True, reload="live", help="Whether the module runs.")

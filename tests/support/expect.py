@@ -1,0 +1,82 @@
+"""Skip by probe, fail by promise.
+
+A test that needs a feature of the host skips with the sentence of the probe that tried it. Where the run promised the
+feature (`AEGIS_EXPECT=bpf,tcx,cgroup`), the same sentence fails the test, so that a green run cannot be an empty one.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import shutil
+import subprocess
+
+import pytest
+
+VARIABLE = "AEGIS_EXPECT"
+
+
+def promised() -> frozenset[str]:
+    """Features the environment says are here."""
+    return frozenset(filter(None, os.environ.get(VARIABLE, "").replace(" ", "").split(",")))
+
+
+def _root() -> str | None:
+    return None if os.geteuid() == 0 else f"runs as uid {os.geteuid()}, root is needed"
+
+
+def _nft() -> str | None:
+    """The judge of enforcement tests: nftables by its own tool, tried in a network namespace of its own."""
+    tool = shutil.which("nft", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin")
+    if tool is None:
+        return "nft is not installed (Debian package nftables)"
+    script = (
+        "add table inet probe; add chain inet probe c; add rule inet probe c ct state established counter"
+    )
+    tried = subprocess.run(["unshare", "-n", tool, script], capture_output=True, text=True, check=False)
+    return (
+        None
+        if tried.returncode == 0
+        else f"nft in a new namespace: {tried.stderr.strip() or tried.returncode}"
+    )
+
+
+def _btf() -> str | None:
+    path = "/sys/kernel/btf/vmlinux"
+    return None if os.access(path, os.R_OK) else f"{path} cannot be read"
+
+
+_OWN = {"root": _root, "nft": _nft, "btf": _btf}
+
+
+@functools.cache
+def _kernel() -> dict[str, tuple[str, str]]:
+    """Name to (state, reason) of everything the kernel room probes."""
+    from aegis.kernel import features
+
+    return {feature.name: (feature.state, feature.reason) for feature in features.probe_all()}
+
+
+@functools.cache
+def missing(feature: str) -> str | None:
+    """Why the feature cannot be used here, or None when it can."""
+    if feature in _OWN:
+        return _OWN[feature]()
+    found = _kernel()
+    if feature not in found:
+        known = ", ".join(sorted({*found, *_OWN}))
+        raise LookupError(f"no probe is called {feature!r}; there are {known}")
+    state, reason = found[feature]
+    return reason or state if state == "missing" else None
+
+
+def require(*features: str) -> None:
+    """Skip the running test, or fail it when the feature was promised."""
+    for feature in features:
+        reason = missing(feature)
+        if reason is None:
+            continue
+        sentence = f"{feature}: {reason}"
+        if feature in promised():
+            pytest.fail(f"{sentence} (promised by {VARIABLE})", pytrace=False)
+        pytest.skip(sentence)

@@ -1,0 +1,144 @@
+"""Random policies and the packets that are likely to find a fault in them. Everything follows from a seed."""
+
+from __future__ import annotations
+
+import ipaddress
+import json
+import random
+from collections.abc import Iterable
+from typing import Any
+
+from aegis.model.net import MAPPED, Direction
+from aegis.model.policy import Packet, PolicySet
+from aegis.model.policy_document import parse_document
+
+PROTOCOLS = (1, 6, 17, 47, 58, 132)
+_WORDS = {"TCP": (6,), "UDP": (17,), "SCTP": (132,), "ANY": (6, 17, 132)}
+# Few prefixes that nest and touch, so that random rules overlap.
+_ROOTS4 = ("0.0.0.0/0", "10.0.0.0/8", "10.1.0.0/16", "10.1.2.0/24", "192.0.2.0/24", "255.255.255.0/24")
+_ROOTS6 = ("::/0", "fd00::/8", "fd00:1::/32", "fd00:1:0:1::/64", "2001:db8::/32", "ff00::/8")
+
+
+def random_set(dice: random.Random, *, policies: int = 4, rules: int = 8) -> PolicySet:
+    """Between one and `policies` policies with up to `rules` rules in each section."""
+    found = PolicySet()
+    for number in range(dice.randint(1, policies)):
+        found = found.with_policy(parse_document(random_document(dice, f"p{number}", rules=rules)))
+    return found
+
+
+def random_document(dice: random.Random, name: str, *, rules: int = 8) -> bytes:
+    """A valid document as JSON."""
+    spec: dict[str, Any] = {"priority": dice.choice((0, 5, 5, 7, 1000))}
+    if dice.random() < 0.8:
+        spec["mode"] = dice.choice(("observe", "enforce"))
+    sections = ("egress", "ingress", "egressDeny", "ingressDeny")
+    for section in dice.sample(sections, dice.randint(1, len(sections))):
+        spec[section] = [_rule(dice, section) for _ in range(dice.randint(1, rules))]
+    document = {
+        "apiVersion": "aegis/v1",
+        "kind": "HostNetworkPolicy",
+        "metadata": {"name": name},
+        "spec": spec,
+    }
+    return json.dumps(document).encode()
+
+
+def packets_about(dice: random.Random, policies: PolicySet, count: int) -> list[Packet]:
+    """Packets at and just beyond the ends of what the rules name, and some anywhere."""
+    addresses = [bytes(16), b"\xff" * 16, MAPPED + bytes(4), MAPPED + b"\xff" * 4]
+    ports = [0, 1, 65535]
+    for policy in policies:
+        for rule in policy.rules:
+            for block in rule.blocks:
+                for prefix in (block.cidr, *block.exceptions):
+                    addresses += _around(prefix.family, prefix.address, prefix.last)
+            for each in rule.ports:
+                if each.first is not None and each.last is not None:
+                    ports += [each.first - 1, each.first, each.last, min(each.last + 1, 65535)]
+    return [_packet(dice, addresses, ports, policies) for _ in range(count)]
+
+
+def _packet(dice: random.Random, addresses: list[bytes], ports: list[int], policies: PolicySet) -> Packet:
+    peer = dice.choice(addresses)
+    if dice.random() < 0.2:
+        peer = MAPPED + dice.randbytes(4) if dice.random() < 0.5 else dice.randbytes(16)
+    protocol = dice.choice(PROTOCOLS) if dice.random() < 0.9 else dice.randrange(256)
+    fragment = dice.random() < 0.15
+    port = dice.choice(ports) if dice.random() < 0.8 else dice.randrange(65536)
+    if protocol in (1, 58):
+        port = dice.choice((0, 3, 8, 128, 129, 255)) << 8 | dice.choice((0, 1, 255))
+    elif protocol not in (6, 17, 132):
+        port = 0
+    return Packet(
+        direction=dice.choice(tuple(Direction)),
+        peer=peer,
+        protocol=protocol,
+        port=0 if fragment else port,
+        fragment=fragment,
+    )
+
+
+def _around(family: int, first: int, last: int) -> Iterable[bytes]:
+    top = (1 << (32 if family == 4 else 128)) - 1
+    for address in {max(first - 1, 0), first, (first + last) // 2, last, min(last + 1, top)}:
+        yield MAPPED + address.to_bytes(4, "big") if family == 4 else address.to_bytes(16, "big")
+
+
+def _rule(dice: random.Random, section: str) -> dict[str, Any]:
+    rule: dict[str, Any] = {}
+    families: tuple[int, ...] = (4, 6)
+    if dice.random() < 0.9:
+        blocks = [_block(dice) for _ in range(dice.randint(1, 3))]
+        families = tuple({4 if "." in block["cidr"] else 6 for block in blocks})
+        rule["toCIDRSet" if section.startswith("egress") else "fromCIDRSet"] = blocks
+    kind = dice.random()
+    if kind < 0.6:
+        rule["toPorts"] = [{"ports": [_ports(dice) for _ in range(dice.randint(1, 3))]}]
+    elif kind < 0.8:
+        fields = [
+            {"family": f"IPv{dice.choice(families)}", "type": dice.choice((0, 3, 8, 128, 129, 255))}
+            for _ in range(dice.randint(1, 2))
+        ]
+        rule["icmps"] = [{"fields": fields}]
+    return rule
+
+
+def _block(dice: random.Random) -> dict[str, Any]:
+    root = ipaddress.ip_network(dice.choice(_ROOTS4 + _ROOTS6))
+    network = _inside(dice, root) if dice.random() < 0.6 else root
+    block: dict[str, Any] = {"cidr": str(network)}
+    if dice.random() < 0.4 and network.prefixlen < network.max_prefixlen - 4:
+        exceptions = [_inside(dice, network) for _ in range(dice.randint(1, 3))]
+        if list(ipaddress.collapse_addresses(exceptions)) != [network]:  # something is left
+            block["except"] = [str(each) for each in exceptions]
+    return block
+
+
+def _inside(
+    dice: random.Random, root: ipaddress.IPv4Network | ipaddress.IPv6Network
+) -> ipaddress.IPv4Network | ipaddress.IPv6Network:
+    """A smaller prefix; every third has the root's own first or last address."""
+    length = dice.randint(min(root.prefixlen + 1, root.max_prefixlen), root.max_prefixlen)
+    if root.version == 6 and dice.random() < 0.3:
+        length = dice.choice((length, 64, 65, 63, 128)) if root.prefixlen < 63 else length
+    where = dice.random()
+    if where < 0.2:
+        address = root.network_address
+    elif where < 0.35:
+        address = root.broadcast_address
+    else:
+        address = root[dice.randrange(root.num_addresses)]
+    return ipaddress.ip_network((address, length), strict=False)
+
+
+def _ports(dice: random.Random) -> dict[str, Any]:
+    entry: dict[str, Any] = {}
+    if dice.random() < 0.8:
+        entry["protocol"] = dice.choice(tuple(_WORDS))
+    if dice.random() < 0.8 or not entry:
+        first = dice.choice((1, 22, 23, 80, 443, 8000, 65535, dice.randint(1, 65535)))
+        entry["port"] = first
+        if dice.random() < 0.4:
+            entry["endPort"] = min(65535, first + dice.choice((0, 1, 99, 65535)))
+    return entry

@@ -1,0 +1,87 @@
+"""The command table: every entry is real, every failure has its exit code."""
+
+from __future__ import annotations
+
+import importlib
+import subprocess
+import sys
+
+import click
+import pytest
+
+from aegis.cli.client import AgentError
+from aegis.cli.main import COMMANDS, exit_code_of
+from aegis.errors import (
+    AegisError,
+    ConfigError,
+    ConnectFailed,
+    ModuleUnknown,
+    PermissionDenied,
+    PolicyInvalid,
+    PolicyNotFound,
+)
+
+
+@pytest.mark.parametrize("name", list(COMMANDS))
+def test_every_command_of_the_table_exists_and_helps(name: str) -> None:
+    module, attribute, _ = COMMANDS[name]
+    command = getattr(importlib.import_module(module), attribute)
+    assert isinstance(command, click.Command)
+    assert command.name == name
+    assert command.help or command.get_short_help_str()
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (AegisError("x"), 1),
+        (ConnectFailed("x"), 3),
+        (PermissionDenied("x"), 4),
+        (PolicyNotFound("a", "x"), 5),
+        (ModuleUnknown("x"), 5),
+        (PolicyInvalid("a", "x"), 6),
+        (ConfigError((("a", "b", "c"),)), 6),
+        (AgentError({"code": "permission_denied", "text": "x"}), 4),
+        (AgentError({"code": "policy_unenforceable", "text": "x"}), 6),
+        (AgentError({"code": "never_heard_of", "text": "x"}), 1),
+    ],
+)
+def test_exit_codes(error: AegisError, code: int) -> None:
+    assert exit_code_of(error) == code
+
+
+def aegis(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "aegis.cli.main", *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+
+
+def test_nobody_at_the_socket_is_exit_3_in_one_line() -> None:
+    done = aegis("--socket", "/nonexistent/agent.sock", "status")
+    assert done.returncode == 3
+    assert done.stdout == ""
+    assert done.stderr.startswith("aegis: connect_failed: no agent answers at /nonexistent/agent.sock")
+    assert "Traceback" not in done.stderr
+
+
+def test_unknown_command_is_exit_2() -> None:
+    assert aegis("nonsense").returncode == 2
+
+
+def test_broken_pipe_is_silent() -> None:
+    done = subprocess.run(
+        f"{sys.executable} -c \"import json;[print(json.dumps(dict(pid=i,type='exec'))) for i in range(200000)]\" 2>/dev/null"
+        f" | {sys.executable} -m aegis.cli.main events --input-file - -o json | head -1; echo ${{PIPESTATUS[1]}}",
+        shell=True,
+        executable="/bin/bash",
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert done.stdout.splitlines()[1] == "141"
+    assert "Traceback" not in done.stderr
