@@ -27,7 +27,18 @@ class Soak:
     selection: tuple[str, ...]  # arguments of pytest
 
 
-SOAKS: dict[str, Soak] = {}
+SOAKS: dict[str, Soak] = {
+    "policy": Soak(
+        "random policies and packets: reference, image, kernel and nftables agree",
+        ("tests/property/test_policy_image.py", "tests/bpf/test_policy_lookup.py"),
+    ),
+    "ring": Soak("records under wake-up races, none lost or read twice", ("tests/native/test_ringbuf.py",)),
+    "workload": Soak(
+        "known numbers of execs, connections and packets", ("tests/e2e/test_known_workload.py",)
+    ),
+    "stop": Soak("signals at random moments of the agent's life", ("tests/e2e/test_agent_shutdown.py",)),
+    "crash": Soak("kill -9 under traffic, then adoption", ("tests/e2e/test_crash.py",)),
+}
 
 
 def one_round(name: str, seed: int) -> bool:

@@ -91,6 +91,7 @@ cdef extern from "aegis/abi.h" nogil:
         u16 destination_port
         u8 protocol
         u8 owner_label
+        u16 error
         u8 comm[16]
 
     struct aegis_cgroup:

@@ -6,7 +6,7 @@
 # FORK      kind ktime_ns cpu pid start_ns uid parent_pid parent_start_ns cgroup_id comm
 # CONNECT, ACCEPT, LISTEN
 #           kind ktime_ns cpu pid start_ns uid cgroup_id cookie src dst src_port dst_port protocol owner_label
-#           comm
+#           comm error
 # VERDICT   kind ktime_ns cpu local remote local_port remote_port ifindex protocol fragment owner generation
 #           cookie suppressed rule verdict initiator
 # CGROUP    kind ktime_ns cpu cgroup_id path

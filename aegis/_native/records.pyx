@@ -190,7 +190,7 @@ cdef tuple decode_socket(const abi.aegis_socket *r):
     return (
         r.header.kind, r.header.ktime_ns, r.header.cpu, r.process.pid, r.process.start_ns, r.process.uid,
         r.cgroup_id, r.cookie, address_of(r.source), address_of(r.destination), r.source_port,
-        r.destination_port, r.protocol, r.owner_label, comm_of(r.comm),
+        r.destination_port, r.protocol, r.owner_label, comm_of(r.comm), r.error,
     )
 
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 import aegis
-from aegis.errors import AegisError, ConfigError, EnvelopeInvalid, PolicyInvalid
+from aegis.errors import EnvelopeInvalid, PolicyInvalid
 from aegis.model.module import ModuleStatus
 from aegis.model.net import PROTOCOL_NUMBERS, Direction, address_bytes
 from aegis.model.policy import AppliedPolicy, Probe
@@ -106,7 +106,11 @@ class Answers:
                 resources=agent.resources.read(),
                 conditions=[
                     ConditionPart(
-                        code=one.code, source=one.source, since=rfc3339(one.since_ns), text=one.text, hint=one.hint
+                        code=one.code,
+                        source=one.source,
+                        since=rfc3339(one.since_ns),
+                        text=one.text,
+                        hint=one.hint,
                     )
                     for one in agent.conditions.all()
                 ],
@@ -210,7 +214,12 @@ class Answers:
     async def policy_check(self, args: dict[str, Any]) -> Sequence[object]:
         report = self._agent.kernel.enforcer.check(*self._document(args))
         content = msgspec.to_builtins(report)
-        return [stamped("aegis.policy_check", {"policy": content.pop("name"), "policy_version": content.pop("version"), **content})]
+        return [
+            stamped(
+                "aegis.policy_check",
+                {"policy": content.pop("name"), "policy_version": content.pop("version"), **content},
+            )
+        ]
 
     async def policy_apply(self, args: dict[str, Any]) -> Sequence[object]:
         return [policy_item(self._agent.kernel.enforcer.apply(*self._document(args)))]
@@ -255,7 +264,9 @@ class Answers:
         if changes:
             await self._agent.override(name, changes)
         prefix = f"modules.{name}."
-        return [setting_item(one) for one in self._agent.configuration.values() if one.path.startswith(prefix)]
+        return [
+            setting_item(one) for one in self._agent.configuration.values() if one.path.startswith(prefix)
+        ]
 
 
 def setting_item(setting: Setting) -> dict[str, Any]:
@@ -301,5 +312,3 @@ def probe_of(args: dict[str, Any]) -> Probe:
         source_port=ports["src_port"],
         destination_port=ports["dst_port"],
     )
-
-

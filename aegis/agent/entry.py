@@ -21,7 +21,7 @@ class Signals:
     def __init__(self) -> None:
         self.stops = 0
         self.reloads = 0
-        self.notify: Callable[[], None] | None = None
+        self.notify: Callable[[], object] | None = None
         self.before_last_resort: Callable[[], None] | None = None
 
     @property

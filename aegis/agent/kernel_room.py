@@ -12,6 +12,7 @@ from functools import cached_property
 from pathlib import Path
 
 from aegis.errors import AbiMismatch, AegisError, AttachFailed, HostError, KernelError, StorageError
+from aegis.host.cgroups import mounted_at
 from aegis.host.reader import Host
 from aegis.host.rtnetlink import Link
 from aegis.kernel.constants import Constants
@@ -77,8 +78,13 @@ class KernelRoom:
 
     @cached_property
     def cgroup_root(self) -> Path | None:
+        """Where the owner hook sits: what is configured, else the root of the whole hierarchy."""
         try:
-            return Path(self._host.cgroups.root)
+            given = self._settings["cgroup_root"]
+            root = Path(given if isinstance(given, str) else mounted_at())
+            if not root.is_dir():
+                raise HostError(f"{root} is no directory", hint="choose another --cgroup-root")
+            return root
         except HostError as error:
             self._health.raise_("owner_unavailable", str(error), error.hint or "")
             return None
@@ -105,7 +111,7 @@ class KernelRoom:
         self._tell_about(links)
         try:
             self.datapath = self._install([link.index for link in links])
-        except (KernelError, HostError) as error:
+        except KernelError as error:
             self._reason = f"{error.code}: {error}"
             self._health.raise_("kernel_unavailable", self._reason, error.hint or "")
             return
@@ -125,7 +131,7 @@ class KernelRoom:
             self._health.raise_("pins_unavailable", str(error), error.hint or "")
             pin_dir = None
         try:
-            return self._install_at(indexes, pin_dir)
+            return self._install_at(indexes, pin_dir, self.cgroup_root)
         except AbiMismatch as error:
             if pin_dir is None:
                 raise
@@ -133,22 +139,32 @@ class KernelRoom:
                 "pins_replaced", f"what was pinned had another shape and was made anew: {error}"
             )
             PinDirectory(pin_dir).remove_all()
-            return self._install_at(indexes, pin_dir)
+            return self._install_at(indexes, pin_dir, self.cgroup_root)
         except AttachFailed as error:
             self._log.warning("not attached at once, trying one by one", error=str(error))
-            kept = [index for index in indexes if index in self._pinned(pin_dir)]
-            datapath = self._install_at(kept, pin_dir)
-            for index in indexes:
-                self._add(datapath, index)
-            return datapath
+        # Interfaces whose pinned link is adopted stay in, or their packets would meet no program meanwhile.
+        pinned = self._pinned(pin_dir)
+        kept = [index for index in indexes if index in pinned]
+        try:
+            datapath = self._install_at(kept, pin_dir, self.cgroup_root)
+        except AttachFailed as error:
+            if self.cgroup_root is None:
+                raise
+            self._health.raise_("owner_unavailable", str(error), error.hint or "")
+            datapath = self._install_at(kept, pin_dir, None)
+        for index in indexes:
+            self._add(datapath, index)
+        return datapath
 
-    def _install_at(self, indexes: Iterable[int], pin_dir: Path | None) -> Datapath:
+    def _install_at(
+        self, indexes: Iterable[int], pin_dir: Path | None, cgroup_root: Path | None
+    ) -> Datapath:
         return Datapath.install(
             CORE,
             constants=self.constants,
             map_sizes={"aegis_ring": self.ring_bytes, "aegis_flows": self.flow_entries},
             interfaces=tuple(indexes),
-            cgroup_root=self.cgroup_root,
+            cgroup_root=cgroup_root,
             pin_dir=pin_dir,
             btf=self.btf,
         )
@@ -168,7 +184,11 @@ class KernelRoom:
 
     def _tell_about(self, links: tuple[Link, ...]) -> None:
         names = self._settings["interfaces"]
-        missing = [] if names is None else sorted({*self._settings.texts("interfaces")} - {one.name for one in links})
+        missing = (
+            []
+            if names is None
+            else sorted({*self._settings.texts("interfaces")} - {one.name for one in links})
+        )
         if missing == [NO_INTERFACE]:
             self._health.clear("no_interface")
         elif not links:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import os
 import signal
 import socket
@@ -56,9 +57,9 @@ class _Life:
 
     async def run(self) -> int:
         loop = asyncio.get_running_loop()
-        SIGNALS.before_last_resort = self._agent.release_kernel
+        SIGNALS.before_last_resort = self._agent.leave_nothing
         with _woken_by_signals(loop):
-            SIGNALS.notify = lambda: loop.call_soon_threadsafe(self._signalled)
+            SIGNALS.notify = functools.partial(loop.call_soon_threadsafe, self._signalled)
             self._signalled()  # what came before there was a loop
             work = loop.create_task(self._work(), name="agent")
             stop = loop.create_task(self._stop.wait(), name="stop")
@@ -79,9 +80,7 @@ class _Life:
             await asyncio.wait({work}, timeout=min(0.1, max(self._left_s() + LAST_WORDS_S, 0.001)))
         if not work.done():
             self._agent.log.error("something did not stop; leaving without it")
-            self._agent.release_kernel()
-            with contextlib.suppress(OSError):
-                os.unlink(self._agent.socket_path)
+            self._agent.leave_nothing()
             os._exit(0)
         if not work.cancelled() and (error := work.exception()) is not None:
             raise error
@@ -115,8 +114,8 @@ def _woken_by_signals(loop: asyncio.AbstractEventLoop) -> Iterator[None]:
     """
     ours, theirs = socket.socketpair()
     with ours, theirs:
-        ours.setblocking(False)
-        theirs.setblocking(False)
+        ours.settimeout(0)
+        theirs.settimeout(0)
         before = signal.set_wakeup_fd(theirs.fileno(), warn_on_full_buffer=False)
         if before != -1:
             signal.set_wakeup_fd(before, warn_on_full_buffer=False)

@@ -8,18 +8,19 @@ import os
 import re
 import socket
 from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, suppress
 from pathlib import Path
-
 
 from aegis.agent.context import ModuleContext
 from aegis.agent.control.verbs import Verbs
 from aegis.agent.directories import Directories
+from aegis.agent.flow_source import IDENTITY as FLOWS
+from aegis.agent.flow_source import FlowSource
 from aegis.agent.kernel_room import KernelRoom
 from aegis.agent.owners import Owners
 from aegis.agent.remembered import remember
 from aegis.agent.resources import Resources
-from aegis.errors import ConfigError, HostError, ModuleUnknown, StorageError
+from aegis.errors import ConfigError, HostError, KernelError, ModuleUnknown, StorageError
 from aegis.host.reader import Host
 from aegis.host.rtnetlink import Link
 from aegis.model.health import Condition
@@ -74,6 +75,7 @@ class Agent:
         self.bus = Bus(self._sensor_wanted, self._sensor_unwanted)
         self.history = EventHistory(self.bus, configuration.table("agent").integer("history_events"))
         self.samples = LatestSamples(self.bus)
+        self.flows = FlowSource(self.bus, self.clock, self.log)
         self.resources = Resources(self.clock, self.kernel.map_bytes)
         self.supervisor: Supervisor
         self._read = read
@@ -103,16 +105,18 @@ class Agent:
                 after_ms=round((self.clock.monotonic_ns() - self.started_ns) / 1e6, 1),
             )
             await asyncio.sleep(0)
+            self._open_flows(stack)
             self.kernel.listen(self.bus.publish, asyncio.get_running_loop())
             self._count(stack.enter_context(ExitStack()))
             group = await stack.enter_async_context(asyncio.TaskGroup())
-            ticking = group.create_task(self._tick(), name="ticker")
-            stack.callback(ticking.cancel)
+            for ticker in (self._tick(), self._harvest()):
+                stack.callback(group.create_task(ticker).cancel)
             self.supervisor = self._supervisor(group)
             stack.push_async_callback(self.supervisor.stop_all, left_s)
+            starting = group.create_task(self.supervisor.start_enabled(), name="start modules")
             await asyncio.sleep(0)
             await self._open_socket(stack)
-            await self.supervisor.start_enabled()
+            await starting
             gc.collect()
             gc.freeze()
             self.log.info(
@@ -124,13 +128,30 @@ class Agent:
             yield
             self.log.info("agent stops")
 
+    def _open_flows(self, stack: AsyncExitStack) -> None:
+        if self.kernel.datapath is None:
+            return
+        try:
+            self.flows.open(self.kernel.datapath.object, self.kernel.flow_entries)
+            stack.callback(self.flows.close)
+            self.flows.backfill()
+        except KernelError as error:
+            self.health.raise_("owner_unavailable", str(error), error.hint or "")
+
     def release_kernel(self) -> None:
-        """Leave or take down what is in the kernel, as `enforcement.on_stop` says. Also the last resort's."""
+        """Leave or take down what is in the kernel, as `enforcement.on_stop` says. Twice is harmless."""
         keep = self.configuration.table("enforcement").text("on_stop") == "keep"
         self.kernel.close(keep=keep)
 
+    def leave_nothing(self) -> None:
+        """The last resort's release, where the loop does not turn: what would outlive the process."""
+        self.release_kernel()
+        with suppress(OSError):
+            os.unlink(self._directories.socket)
+
     def _count(self, stack: ExitStack) -> None:
         stack.enter_context(self.counters.count(RECORDS, self._record_terms))
+        stack.enter_context(self.counters.count(FLOWS, self.flows.terms))
         stack.enter_context(
             self.counters.count(
                 HISTORY,
@@ -216,6 +237,11 @@ class Agent:
             self.resources.tick()
             self.kernel.refresh_interfaces()
 
+    async def _harvest(self) -> None:
+        while True:
+            await self.clock.sleep(self.configuration.table("kernel").number("harvest_interval_s"))
+            await self.flows.tick()
+
     def links(self) -> tuple[Link, ...]:
         """Interfaces now; none where they cannot be read."""
         try:
@@ -233,7 +259,7 @@ class Agent:
         for topic, count in self.bus.dropped().items():
             if count:
                 found[f"queue.{topic}"] = {"queue_full": count}
-        return found
+        return found | self.flows.losses()
 
     def _sensor_wanted(self, topic: str) -> None:
         assert self.kernel.hub is not None
@@ -259,7 +285,9 @@ class Agent:
         settings = self.configuration.table(f"modules.{name}")
         chosen = self.configuration["agent.modules"].value
         if isinstance(chosen, tuple) and name not in chosen:
-            return Settings(settings.table, {**{one: settings[one] for one in settings.names()}, "enabled": False})
+            return Settings(
+                settings.table, {**{one: settings[one] for one in settings.names()}, "enabled": False}
+            )
         return settings
 
     def remember(self, module: str, *, enabled: bool) -> None:
@@ -276,7 +304,9 @@ class Agent:
             path = f"modules.{module}.{name}"
             option = table.by_path.get(path)
             if option is None or name == "enabled":
-                text = table.unknown(path) if option is None else "is set by modules enable and modules disable"
+                text = (
+                    table.unknown(path) if option is None else "is set by modules enable and modules disable"
+                )
                 problems.append((path, origin, text))
                 continue
             plain = from_text(option, value) if isinstance(value, str) else value
@@ -299,7 +329,7 @@ class Agent:
                 fresh = self._read()
             except ConfigError as error:
                 for path, origin, text in error.problems:
-                    self.log.error("configuration problem", option=path, origin=origin, text=text)
+                    self.log.warning("configuration problem", option=path, origin=origin, text=text)
                 self.health.raise_("config_refused", str(error))
                 return
             self.health.clear("config_refused")
@@ -311,7 +341,9 @@ class Agent:
         self.log.info("configuration read", changed=list(changed))
         if "log.level" in changed:
             logging.set_level(fresh.table("log").text("level"))
-        late = [path for path in changed if not path.startswith("modules.") and not _live(fresh.options, path)]
+        late = [
+            path for path in changed if not path.startswith("modules.") and not _live(fresh.options, path)
+        ]
         if late:
             self.health.raise_("restart_needed", f"changed, and taken at the next start: {', '.join(late)}")
         for name in self.supervisor.names():
@@ -338,5 +370,3 @@ class Agent:
 def _live(table: OptionTable, path: str) -> bool:
     option = table.by_path.get(path)
     return option is not None and option.reload == "live"
-
-

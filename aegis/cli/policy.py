@@ -36,10 +36,11 @@ def _read(path: Path) -> str:
 def check(file: Path, output: str) -> None:
     """Check a document here, without an agent: read it, compile it, say what is wrong and where. Exit 6 when so."""
     from aegis.kernel.policy_image import compile_policies
-    from aegis.model.policy import PolicySet, parse_document
+    from aegis.model.policy import PolicySet
+    from aegis.model.policy_document import parse_document
     from aegis.runtime.clock import stamp
 
-    document = parse_document(_read(file).encode(), str(file))
+    document = parse_document(_read(file).encode())
     image = compile_policies(PolicySet(policies=(document,)))
     row: dict[str, Any] = {
         "schema": "aegis.policy_check",

@@ -18,16 +18,37 @@ _SUFFIXES = (".service", ".scope", ".slice")
 _CAPACITY = 65_536
 
 
-def mounted_at(mountinfo: str = "/proc/self/mountinfo") -> str:
-    """Where the whole hierarchy is mounted: the first cgroup2 mount of its root. HostError where there is none."""
+def mounts(mountinfo: str = "/proc/self/mountinfo") -> Iterator[tuple[str, str]]:
+    """(mount point, path of what is mounted there from the hierarchy's root) of each cgroup2 mount."""
     for line in procfs.read(mountinfo).splitlines():
         before, separator, after = line.partition(b" - ")
         words = before.split(b" ")
-        if separator and after.startswith(b"cgroup2 ") and len(words) > 4 and words[3] == b"/":
-            return os.fsdecode(procfs.unescape(words[4]))
+        if separator and after.startswith(b"cgroup2 ") and len(words) > 4:
+            yield os.fsdecode(procfs.unescape(words[4])), os.fsdecode(procfs.unescape(words[3]))
+
+
+def mounted_at(mountinfo: str = "/proc/self/mountinfo") -> str:
+    """Where the whole hierarchy is mounted: the first cgroup2 mount of its root. HostError where there is none."""
+    for point, top in mounts(mountinfo):
+        if top == "/":
+            return point
     raise HostError(
         f"no cgroup2 mount in {mountinfo}", hint="mount -t cgroup2 none /sys/fs/cgroup, or --cgroup-root"
     )
+
+
+def mount_of(directory: str, mountinfo: str = "/proc/self/mountinfo") -> tuple[str, str]:
+    """(mount point, its path from the hierarchy's root) of the cgroup2 mount `directory` lies in.
+
+    A directory that lies in none is taken as the hierarchy's root itself.
+    """
+    found = (directory, "/")
+    longest = -1
+    for point, top in mounts(mountinfo):
+        inside = (directory + "/").startswith(point.rstrip("/") + "/")
+        if inside and len(point) > longest:
+            found, longest = (point, top), len(point)
+    return found
 
 
 def unit_of(path: str) -> str | None:
@@ -50,8 +71,9 @@ def path_of(text: bytes, where: str) -> str:
 
 
 class Cgroups:
-    """Resolves ids and paths under `root`, the mount of the hierarchy.
+    """Resolves ids and paths. `mount` is where the cgroup at path `top` and all below it can be seen.
 
+    Paths are from the hierarchy's root, as the kernel writes them, whatever part of it is mounted.
     Known pairs are kept, at most 65,536 of them, oldest out first. A miss walks the hierarchy once; ids that are still
     unknown then are remembered as such until the next walk, so that a storm of stale ids costs one walk, not many:
     `stale_after_ns` of `now()` must pass before a miss walks again.
@@ -59,13 +81,15 @@ class Cgroups:
 
     def __init__(
         self,
-        root: str,
+        mount: str,
+        top: str = "/",
         *,
         now: Callable[[], int],
         stale_after_ns: int = 1_000_000_000,
         capacity: int = _CAPACITY,
     ) -> None:
-        self.root = root.rstrip("/") or "/"
+        self.mount = mount.rstrip("/")
+        self._top = top.rstrip("/")
         self._now = now
         self._stale_after_ns = stale_after_ns
         self._capacity = capacity
@@ -98,9 +122,11 @@ class Cgroups:
 
     def identity(self, path: str) -> int:
         """The id of the cgroup at a path from the hierarchy's root. HostError with errno."""
-        full = self.root + path if path != "/" else self.root
+        if not (path + "/").startswith(self._top + "/"):
+            raise HostError(f"find the cgroup {path}: only {self._top} is mounted")
+        full = self.mount + path[len(self._top) :]
         try:
-            return os.stat(full).st_ino
+            return os.stat(full or "/").st_ino
         except OSError as error:
             raise procfs.failed("find the cgroup", full, error) from error
 
@@ -118,13 +144,13 @@ class Cgroups:
         return self._walked_ns is None or self._now() - self._walked_ns >= self._stale_after_ns
 
     def _tree(self) -> Iterator[tuple[int, str]]:
-        yield self.identity("/"), "/"
+        yield self.identity(self._top or "/"), self._top or "/"
         waiting = [""]
         while waiting:
             path = waiting.pop()
-            with contextlib.suppress(OSError), os.scandir(self.root + path) as entries:
+            with contextlib.suppress(OSError), os.scandir(self.mount + path or "/") as entries:
                 for entry in entries:
                     if entry.is_dir(follow_symlinks=False):
                         below = f"{path}/{entry.name}"
                         waiting.append(below)
-                        yield entry.inode(), below
+                        yield entry.inode(), self._top + below

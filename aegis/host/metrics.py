@@ -143,7 +143,7 @@ METRICS: tuple[Metric, ...] = (
         "interfaces",
         "rtnetlink",
         ("interface", "index"),
-        ("interface.up", "gauge", "boolean", "1 where the interface is set up"),
+        ("interface.up", "gauge", "boolean", "Whether the interface is set up, 1 or 0"),
         ("interface.received_packets", "counter", "packets", "Packets received"),
         ("interface.received_bytes", "counter", "bytes", "Bytes received"),
         ("interface.receive_errors", "counter", "packets", "Packets received with an error"),

@@ -37,7 +37,7 @@ _STEPPING_BACK = frozenset({"cpu.time"})
 class Host:
     """Reads the machine under `proc` and `sys`; `wall_ns` and `monotonic_ns` are its clocks.
 
-    `cgroup_root` is the mount of the cgroup v2 hierarchy, found by itself when None. Construction does no I/O;
+    `cgroup_root` is a directory of the cgroup v2 hierarchy, whose mount is found by itself when None. Construction does no I/O;
     `close` lets go of the sockets that were opened. Everything raises HostError and nothing else, except `samples`,
     which never raises: what cannot be read is in it as absent, with the reason.
     """
@@ -157,8 +157,9 @@ class Host:
     def cgroups(self) -> Cgroups:
         """Resolves ids and paths of cgroups. HostError while no cgroup v2 hierarchy is mounted."""
         if self._cgroups is None:
-            root = self._cgroup_root or cgroups.mounted_at(f"{self._proc}/self/mountinfo")
-            self._cgroups = Cgroups(root, now=self._monotonic_ns)
+            mountinfo = f"{self._proc}/self/mountinfo"
+            root = self._cgroup_root or cgroups.mounted_at(mountinfo)
+            self._cgroups = Cgroups(*cgroups.mount_of(root, mountinfo), now=self._monotonic_ns)
         return self._cgroups
 
     def _cgroup_at(self, path: str) -> Cgroup:

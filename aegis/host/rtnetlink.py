@@ -6,6 +6,7 @@ Sources: linux/rtnetlink.h, if_link.h, if_addr.h, neighbour.h. Addresses are `ip
 from __future__ import annotations
 
 import ipaddress
+import select
 import socket
 import struct
 import sys
@@ -34,6 +35,7 @@ NOARP = 0x80
 MULTICAST = 0x1000
 
 MAIN_TABLE = 254
+_PAUSE_SECONDS = 0.002
 UNICAST = 1
 
 _NEW_LINK, _DEL_LINK, _GET_LINK = 16, 17, 18
@@ -47,7 +49,8 @@ _ROUTE = struct.Struct("=BBBBBBBBI")
 _NEIGHBOUR = struct.Struct("=BxHiHBB")
 
 # enum in if_link.h: IFLA_*
-_MAC, _NAME, _MTU, _PEER_INDEX, _MASTER = 1, 3, 4, 5, 10
+_MAC, _NAME, _MTU, _PEER_INDEX, _MASTER, _OPERATIONAL = 1, 3, 4, 5, 10, 16
+_OPERATIONAL_UP = 6  # RFC 2863, as linux/if.h counts: IF_OPER_UP
 _INFO, _NET_NS_PID, _STATS64, _NET_NS_FD = 18, 19, 23, 28
 _EXT_MASK, _PEER_NAMESPACE = 29, 37
 _GSO_MAX_SEGS = 40
@@ -98,12 +101,18 @@ class Link:
     slave_kind: str
     peer_index: int | None
     peer_namespace: int | None
+    operational: int
     statistics: LinkStatistics | None
 
     @property
     def up(self) -> bool:
         """The interface was set up."""
         return bool(self.flags & UP)
+
+    @property
+    def carries(self) -> bool:
+        """The interface is set up, its other end too, and the kernel has begun to send by it."""
+        return self.operational == _OPERATIONAL_UP
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -198,6 +207,18 @@ class RouteSocket(Netlink):
         """Set the interface up or down."""
         header = _LINK.pack(0, 0, 0, UP if up else 0, UP)
         self.change(f"set {name} {'up' if up else 'down'}", _NEW_LINK, header + text(_NAME, name))
+
+    def await_carrying(self, name: str, seconds: float = 10.0) -> None:
+        """Return once packets given to the interface leave it. HostError after `seconds`.
+
+        The kernel begins to send by the end of a veth that was set up first some time after the other end was, and
+        drops without a word what it is given until then.
+        """
+        for _ in range(max(1, int(seconds / _PAUSE_SECONDS))):
+            if self.link(name).carries:
+                return
+            select.select([], [], [], _PAUSE_SECONDS)
+        raise HostError(f"{name} carries no packets after {seconds} s")
 
     def rename(self, name: str, new: str) -> None:
         """Rename; the interface must be down on kernels before 6.2."""
@@ -309,6 +330,7 @@ def parse_link(body: bytes) -> Link:
         slave_kind=string(info.get(_INFO_SLAVE_KIND, b"")),
         peer_index=_number(found.get(_PEER_INDEX)),
         peer_namespace=_number(found.get(_PEER_NAMESPACE)),
+        operational=_number(found.get(_OPERATIONAL)) or 0,
         statistics=statistics,
     )
 

@@ -151,6 +151,8 @@ class BpfObject:
         self._pointer = pointer
         self._programs: dict[str, Program] = {}
         self._maps: dict[str, Map] = {}
+        # By the names of the file: sharing a table gives it the other one's.
+        self._declared = dict(self._map_pointers())
 
     @classmethod
     def open(
@@ -209,16 +211,14 @@ class BpfObject:
                 checked(lib.bpf_program__set_autoload(pointer, program in autoload), "select", program)
             if unknown:
                 raise FeatureUnsupported("find", f"{self.name}: {', '.join(sorted(unknown))}", errno.ENOENT)
-        for name, shared in reuse.items():
-            pointer = lib.bpf_object__find_map_by_name(self._pointer, name.encode())
-            if not pointer:
-                continue
+        for name in reuse.keys() & self._declared.keys():
+            pointer, shared = self._declared[name], reuse[name]
             expect_same_shape(name, declared_shape(pointer), shared.shape)
             checked(lib.bpf_map__reuse_fd(pointer, shared.fd), "reuse", name)
 
     def load(self) -> None:
         """Make the maps and put the programs through the verifier. Raises LoadRejected with the end of its log."""
-        ffi, lib = open_library()
+        _, lib = open_library()
         messages.kept.clear()
         result = lib.bpf_object__load(self._pointer)
         log = messages.take()
@@ -227,13 +227,10 @@ class BpfObject:
         for name, pointer in self.program_pointers():
             if lib.bpf_program__autoload(pointer):
                 self._programs[name] = Program(pointer)
-        pointer = lib.bpf_object__next_map(self._pointer, ffi.NULL)
-        while pointer:
+        for name, pointer in self._declared.items():
             fd = lib.bpf_map__fd(pointer)
             if fd >= 0:
-                name = ffi.string(lib.bpf_map__name(pointer)).decode()
                 self._maps[name] = Map(os.dup(fd), name)
-            pointer = lib.bpf_object__next_map(self._pointer, pointer)
 
     def _load_failure(self, number: int, log: str) -> KernelError:
         lines = log.strip().splitlines()
@@ -295,12 +292,18 @@ class BpfObject:
             yield ffi.string(lib.bpf_program__name(pointer)).decode(), pointer
             pointer = lib.bpf_object__next_program(self._pointer, pointer)
 
+    def _map_pointers(self) -> Iterator[tuple[str, Any]]:
+        ffi, lib = open_library()
+        pointer = lib.bpf_object__next_map(self._pointer, ffi.NULL)
+        while pointer:
+            yield ffi.string(lib.bpf_map__name(pointer)).decode(), pointer
+            pointer = lib.bpf_object__next_map(self._pointer, pointer)
+
     def _map_pointer(self, name: str) -> Any:
-        _, lib = open_library()
-        pointer = lib.bpf_object__find_map_by_name(self._pointer, name.encode())
-        if not pointer:
-            raise FeatureUnsupported("find", f"map {name} in {self.name}", errno.ENOENT)
-        return pointer
+        try:
+            return self._declared[name]
+        except KeyError:
+            raise FeatureUnsupported("find", f"map {name} in {self.name}", errno.ENOENT) from None
 
 
 def declared_shape(pointer: Any) -> MapShape:

@@ -20,19 +20,26 @@ class Identity(msgspec.Struct, frozen=True, kw_only=True):
 Read = Callable[[], Mapping[str, Mapping[str, int]]]
 
 
-def equations(identity: str) -> tuple[tuple[tuple[str, ...], ...], ...]:
-    """`a = b + c; d = e` as (((a,), (b, c)), ((d,), (e,))). Each equation may have several sides."""
-    return tuple(
-        tuple(tuple(term.strip() for term in side.split("+")) for side in equation.split("="))
-        for equation in identity.split(";")
-    )
+def relations(identity: str) -> tuple[tuple[tuple[tuple[str, ...], ...], str], ...]:
+    """Each `;`-separated relation as its sides, in terms, and the sign between them: `=` or `<=`.
+
+    `a = b + c; d <= e` is (((("a",), ("b", "c")), "="), ((("d",), ("e",)), "<=")). A relation has one kind of sign.
+    """
+    found = []
+    for relation in identity.split(";"):
+        sign = "<=" if "<=" in relation else "="
+        sides = tuple(tuple(term.strip() for term in side.split("+")) for side in relation.split(sign))
+        found.append((sides, sign))
+    return tuple(found)
 
 
 def balanced(identity: str, terms: Mapping[str, int]) -> bool:
-    """Whether every side of every equation has the same sum. A term nobody read is a bug: KeyError."""
-    return all(
-        len({sum(terms[name] for name in side) for side in sides}) == 1 for sides in equations(identity)
-    )
+    """Whether the sums of the sides stand as the signs say. A term nobody read is a bug: KeyError."""
+    for sides, sign in relations(identity):
+        sums = [sum(terms[name] for name in side) for side in sides]
+        if sorted(sums) != sums or (sign == "=" and len(set(sums)) != 1):
+            return False
+    return True
 
 
 class Counters:

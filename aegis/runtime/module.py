@@ -123,11 +123,19 @@ class Samples(Protocol):
 
 
 class Harvest(Protocol):
-    """What one reading of the flow table found: rows that changed, in the order of struct aegis_flow_row."""
+    """What one reading of the flow table found."""
 
-    at_ns: int  # CLOCK_BOOTTIME
-    changed: int
-    flows: int
+    @property
+    def at_ns(self) -> int:
+        """CLOCK_BOOTTIME of the reading."""
+
+    @property
+    def changed(self) -> int:
+        """Flows that had packets since the harvest before."""
+
+    @property
+    def flows(self) -> int:
+        """Flows known, those that are over and not yet forgotten too."""
 
 
 class FlowSource(Protocol):
@@ -140,7 +148,7 @@ class FlowSource(Protocol):
     def harvest(self) -> Harvest:
         """Read the table now, reap what is closed or idle, and publish the result on the topic `flow`."""
 
-    def rows(self) -> list[tuple[Any, ...]]:
+    def rows(self) -> Sequence[tuple[Any, ...]]:
         """Every flow known, as of the last harvest."""
 
 

@@ -181,8 +181,8 @@ class Supervisor:
         await self.stop(name, reason="to take new options")
         return await self.start(name)
 
-    async def stop_all(self, within_s: Callable[[], float]) -> None:
-        """Stop every module at once. `within_s` is asked again while waiting, so that a deadline can be shortened."""
+    async def stop_all(self, left_s: Callable[[], float]) -> None:
+        """Stop every module at once, within the deadline and `left_s()`, which may shrink meanwhile."""
         for module in self._modules.values():
             if module.task is not None and not module.task.done():
                 self._set(module, S.STOPPING, "the agent stops")
@@ -192,8 +192,13 @@ class Supervisor:
             for module in self._modules.values()
             if module.task is not None and not module.task.done()
         }
-        begun = self._clock.monotonic_ns()
-        while waiting and (left := within_s() - (self._clock.monotonic_ns() - begun) / 1e9) > 0:
+        begun_ns = self._clock.monotonic_ns()
+        shortest_s = 0.02  # most have nothing to do but to notice
+        while waiting:
+            spent_s = (self._clock.monotonic_ns() - begun_ns) / 1e9
+            left = max(min(left_s(), STOP_DEADLINE_S - spent_s), shortest_s - spent_s)
+            if left <= 0:
+                break
             _, waiting = await asyncio.wait(waiting, timeout=min(left, 0.1))
         for module in self._modules.values():
             if module.state is S.STOPPING:
@@ -218,7 +223,9 @@ class Supervisor:
             while True:
                 final, reason = await self._once(module)
                 task = asyncio.current_task()
-                if task is not None and task.cancelling():  # told to stop, and ended in another way than cancelled
+                if (
+                    task is not None and task.cancelling()
+                ):  # told to stop, and ended in another way than cancelled
                     module.last_words = reason
                     return
                 now = self._clock.monotonic_ns()

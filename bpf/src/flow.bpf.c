@@ -157,7 +157,8 @@ __noinline int aegis_flow_first(struct __sk_buff *skb, const struct aegis_packet
         value.tcp_flags[AEGIS_EGRESS] = packet->tcp_flags;
         value.marks = packet->error ? 0 : AEGIS_MARK_EGRESS;
         value.owner = aegis_owner_of_sent(skb);
-        value.cookie = bpf_get_socket_cookie(skb);
+        if (value.owner != AEGIS_OWNER_OF_LABEL(AEGIS_OWNER_REQUEST))
+            value.cookie = bpf_get_socket_cookie(skb);
     } else {
         value.packets[AEGIS_INGRESS] = 1;
         value.bytes[AEGIS_INGRESS] = packet->length;
@@ -238,16 +239,22 @@ __noinline int aegis_flow_reopen(struct __sk_buff *skb, const struct aegis_packe
     return 0;
 }
 
-/* Owner of a flow that had none that can be named, from a later packet on its way out. */
+/* Owner of a flow whose socket was not seen yet, from a later packet on its way out. A SYN-ACK's request socket
+ * takes nothing from the listener's owner, and the next packet's socket is asked again. */
 __noinline int aegis_flow_own(struct __sk_buff *skb, struct aegis_flow_value *value)
 {
     __u64 owner = aegis_owner_of_sent(skb);
 
     if (!value)
         return 0;
-    value->cookie = bpf_get_socket_cookie(skb);
-    if (owner && (value->cookie || !value->owner))
+    if (owner == AEGIS_OWNER_OF_LABEL(AEGIS_OWNER_REQUEST) || owner == AEGIS_OWNER_OF_LABEL(AEGIS_OWNER_FORWARDED)) {
+        if (!value->owner)
+            value->owner = owner;
+        return 0;
+    }
+    if (owner)
         value->owner = owner;
+    value->cookie = bpf_get_socket_cookie(skb);
     return 0;
 }
 

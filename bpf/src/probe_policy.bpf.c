@@ -40,8 +40,10 @@ static long ask(__u32 index, void *context)
 
     if (!question || !control)
         return 1;
-    question->decision =
-        aegis_policy_lookup(question->high, question->low, (control->state & 0x7f) << 32 | question->where);
+    question->decision = 0;
+    if (control->state)
+        question->decision = aegis_policy_lookup(question->high, question->low,
+                                                 (control->state & 0x7f) << 32 | question->where);
     return 0;
 }
 

@@ -194,13 +194,28 @@ def test_the_producer_takes_the_word_and_wakes_once() -> None:
         assert not reader.armed()
         assert [fd for fd, _ in poll.poll(WAKE_TIMEOUT_S)] == [reader.epoll_fd]
         drain_all(reader)
-        assert poll.poll(0) == []
-        ring.flood(1)
-        assert poll.poll(0) == []
         reader.arm()
         reader.disarm()
         ring.flood(1)
         assert poll.poll(0) == []
+
+
+def test_a_record_read_before_its_wakeup_leaves_a_sleeper_unless_the_word_is_looked_at() -> None:
+    """The race in slow motion: the word is taken, the record drained, and only then the wake-up finds nothing."""
+    with ProbeRing() as ring, RingReader(ring.fd, ring.shared) as reader, select.epoll() as poll:
+        poll.register(reader.epoll_fd, select.EPOLLIN)
+        reader.arm()
+        ring.flood(1)
+        assert drain_all(reader) == 1
+        assert poll.poll(0) == []  # who sleeps now ...
+        ring.flood(1)
+        assert poll.poll(0) == []  # ... sleeps on waiting records for ever
+        assert not reader.armed()  # and this is how it can be known
+        reader.arm()
+        assert drain_all(reader) == 1
+        assert reader.armed()
+        ring.flood(1)
+        assert poll.poll(WAKE_TIMEOUT_S)
 
 
 def test_no_wakeup_is_lost_between_taking_the_word_and_waking() -> None:

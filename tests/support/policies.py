@@ -8,6 +8,8 @@ import random
 from collections.abc import Iterable
 from typing import Any
 
+from aegis.errors import PolicyUnenforceable
+from aegis.kernel.policy_image import compile_policies
 from aegis.model.net import MAPPED, Direction
 from aegis.model.policy import Packet, PolicySet
 from aegis.model.policy_document import parse_document
@@ -16,15 +18,21 @@ PROTOCOLS = (1, 6, 17, 47, 58, 132)
 _WORDS = {"TCP": (6,), "UDP": (17,), "SCTP": (132,), "ANY": (6, 17, 132)}
 # Few prefixes that nest and touch, so that random rules overlap.
 _ROOTS4 = ("0.0.0.0/0", "10.0.0.0/8", "10.1.0.0/16", "10.1.2.0/24", "192.0.2.0/24", "255.255.255.0/24")
+_MAPPED = ipaddress.IPv6Network("::ffff:0:0/96")
 _ROOTS6 = ("::/0", "fd00::/8", "fd00:1::/32", "fd00:1:0:1::/64", "2001:db8::/32", "ff00::/8")
 
 
 def random_set(dice: random.Random, *, policies: int = 4, rules: int = 8) -> PolicySet:
-    """Between one and `policies` policies with up to `rules` rules in each section."""
-    found = PolicySet()
-    for number in range(dice.randint(1, policies)):
-        found = found.with_policy(parse_document(random_document(dice, f"p{number}", rules=rules)))
-    return found
+    """Between one and `policies` policies with up to `rules` rules in each section, that nest no deeper than allowed."""
+    while True:
+        found = PolicySet()
+        for number in range(dice.randint(1, policies)):
+            found = found.with_policy(parse_document(random_document(dice, f"p{number}", rules=rules)))
+        try:
+            compile_policies(found)
+        except PolicyUnenforceable:
+            continue
+        return found
 
 
 def random_document(dice: random.Random, name: str, *, rules: int = 8) -> bytes:
@@ -129,7 +137,12 @@ def _inside(
         address = root.broadcast_address
     else:
         address = root[dice.randrange(root.num_addresses)]
-    return ipaddress.ip_network((address, length), strict=False)
+    found = ipaddress.ip_network((address, length), strict=False)
+    if isinstance(found, ipaddress.IPv6Network) and found.subnet_of(
+        _MAPPED
+    ):  # is refused: IPv4 in other words
+        return _inside(dice, root)
+    return found
 
 
 def _ports(dice: random.Random) -> dict[str, Any]:

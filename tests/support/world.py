@@ -197,6 +197,7 @@ class World:
                 netlink.add_address(name, f"fd77:{number:x}::{own}/64")
                 netlink.add_neighbour(name, f"10.77.{number}.{far}", macs[far - 1])
                 netlink.add_neighbour(name, f"fd77:{number:x}::{far}", macs[far - 1])
+                netlink.await_carrying(name)
                 if not place.interface:
                     place.interface, place.mac = name, macs[own - 1]
                     place.index = netlink.link(name).index

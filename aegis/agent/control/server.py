@@ -102,11 +102,11 @@ class ControlServer:
                 try:
                     async for frame in connection:
                         await self._take(frame, connection, peer, group, running)
+                except ConnectionClosed:  # not by a close frame: cut, or closed here for breaking the rules
+                    pass
                 finally:
                     for one in running:
                         one.cancel()
-        except ConnectionClosed:
-            pass
         except asyncio.CancelledError:
             await connection.close(1001, "the agent stops")
             raise

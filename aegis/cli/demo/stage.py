@@ -93,6 +93,8 @@ class Stage:
                 netlink.add_address(INTERFACE, f"{own_v6}/64")
                 netlink.add_neighbour(INTERFACE, far_v4, mac)
                 netlink.add_neighbour(INTERFACE, far_v6, mac)
+            for netlink in (here, there):
+                netlink.await_carrying(INTERFACE)
 
     def statistics(self) -> LinkStatistics:
         """What the edge's end of the pair counted, by the kernel's own account."""

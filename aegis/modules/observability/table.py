@@ -35,7 +35,7 @@ LABELS = (OwnerLabel.UNKNOWN, OwnerLabel.KERNEL, OwnerLabel.REQUEST, OwnerLabel.
 NO_EXE = Absent("the kernel names no file for it")
 NO_ARGS = Absent("the argument block could not be read")
 NO_CWD = Absent("the kernel names no directory for it, or one longer than a record holds")
-NO_CGROUP = Absent("its control group is gone and was never seen")
+NO_CGROUP = Absent("no directory below the cgroup root has its id: removed, or outside")
 UNSEEN = Absent("its exec was not seen and it ended before /proc could be read")
 
 
@@ -137,9 +137,13 @@ class ProcessTable:
             process = self._settle(key, pid, start_ns) or self._make_up(
                 key, pid, start_ns, uid=uid, comm=comm, cgroup_id=cgroup_id
             )
-        if isinstance(process.cgroup, Absent) or process.cgroup.id != cgroup_id:  # it moved
-            process = msgspec.structs.replace(process, cgroup=self.cgroup(cgroup_id))
-            self._processes[key] = process
+        before = process.cgroup
+        if isinstance(before, Absent) or before.id != cgroup_id:
+            now = self.cgroup(cgroup_id)
+            if isinstance(now, Cgroup) or isinstance(
+                before, Cgroup
+            ):  # it moved, or is told for the first time
+                process = self._processes[key] = msgspec.structs.replace(process, cgroup=now)
         return process
 
     def find(self, pid: int, start_ns: int) -> Process | None:

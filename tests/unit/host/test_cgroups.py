@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from aegis.errors import HostError
-from aegis.host.cgroups import Cgroups, mounted_at, path_of, unit_of
+from aegis.host.cgroups import Cgroups, mount_of, mounted_at, path_of, unit_of
 from tests.support.world import World
 
 
@@ -55,6 +55,34 @@ def test_a_mount_is_found_with_its_escapes_and_only_of_the_root(tmp_path: Path) 
     with pytest.raises(HostError, match="no cgroup2 mount") as caught:
         mounted_at(str(table))
     assert "--cgroup-root" in str(caught.value.hint)
+
+
+def test_the_mount_of_a_directory_is_the_nearest_one(tmp_path: Path) -> None:
+    table = tmp_path / "mountinfo"
+    table.write_text(
+        "31 23 0:28 / /sys/fs/cgroup rw - cgroup2 cgroup2 rw\n"
+        "30 23 0:28 /half /sys/fs/cgroup/inner rw - cgroup2 cgroup2 rw\n"
+    )
+    for directory, expected in {
+        "/sys/fs/cgroup": ("/sys/fs/cgroup", "/"),
+        "/sys/fs/cgroup/a/b": ("/sys/fs/cgroup", "/"),
+        "/sys/fs/cgroup/inner/b": ("/sys/fs/cgroup/inner", "/half"),
+        "/sys/fs/cgroups": ("/sys/fs/cgroups", "/"),
+        "/elsewhere": ("/elsewhere", "/"),
+    }.items():
+        assert mount_of(directory, str(table)) == expected
+
+
+def test_paths_are_from_the_root_also_where_only_a_part_is_mounted(tmp_path: Path, time: Time) -> None:
+    (tmp_path / "x.service").mkdir()
+    cgroups = Cgroups(str(tmp_path), "/half", now=time)
+    found = cgroups.at("/half/x.service")
+    assert cgroups.walk() == 2
+    assert cgroups.find(found.id) == found
+    assert cgroups.at("/half").id == os.stat(tmp_path).st_ino
+    for path in ("/", "/other", "/halfway"):
+        with pytest.raises(HostError, match="only /half is mounted"):
+            cgroups.at(path)
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,8 @@ import json
 import pytest
 
 from aegis.errors import PolicyInvalid
-from aegis.model.document import MAX_BYTES, MAX_DEPTH, Items, Mapping, Node, Scalar, parse_tree
+from aegis.model.document import Items, Mapping, Node, Scalar, parse_tree
+from aegis.model.document_parser import MAX_BYTES, MAX_DEPTH
 
 
 def plain(node: Node) -> object:

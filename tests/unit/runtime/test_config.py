@@ -38,7 +38,11 @@ def test_later_sources_win_and_say_where_they_are(tmp_path: Path) -> None:
         table=TABLE,
         environ={"AEGIS_LOG__LEVEL": "warning", "AEGIS_MODULES__DEMO__LIMIT": "2", "AEGIS_SOCKET": "/x"},
         flags={"log.format": ("--log-format", "console")},
-        remembered=lambda state: {"log.format": (state, "json"), "agent.id": (state, "here"), "gone.x": (state, 1)},
+        remembered=lambda state: {
+            "log.format": (state, "json"),
+            "agent.id": (state, "here"),
+            "gone.x": (state, 1),
+        },
     )
     found = {setting.path: (setting.shown, setting.origin) for setting in configuration.values()}
     assert found["log.level"] == ("warning", "AEGIS_LOG__LEVEL")

@@ -2,11 +2,16 @@ from __future__ import annotations
 
 import pytest
 
-from aegis.runtime.counters import Counters, balanced, equations
+from aegis.runtime.counters import Counters, balanced, relations
 
 
 def test_an_identity_is_parsed_into_its_sides() -> None:
-    assert equations("a = b + c; d=e") == ((("a",), ("b", "c")), (("d",), ("e",)))
+    assert relations("a = b + c; d<=e") == (((("a",), ("b", "c")), "="), ((("d",), ("e",)), "<="))
+
+
+@pytest.mark.parametrize(("middle", "holds"), [(2, False), (3, True), (5, True), (6, False)])
+def test_a_sum_may_lie_between_two_readings(middle: int, holds: bool) -> None:
+    assert balanced("before <= x + y <= after", {"before": 3, "x": middle, "y": 0, "after": 5}) is holds
 
 
 @pytest.mark.parametrize(

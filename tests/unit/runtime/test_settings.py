@@ -25,7 +25,9 @@ def test_an_option_judges_a_value(kind: str, bounds: dict, good: list, bad: list
 
 
 def test_settings_are_read_by_kind() -> None:
-    settings = Settings("t", {"flag": True, "count": 3, "ratio": 0.5, "name": "n", "many": ("a",), "none": None})
+    settings = Settings(
+        "t", {"flag": True, "count": 3, "ratio": 0.5, "name": "n", "many": ("a",), "none": None}
+    )
     assert settings.boolean("flag") is True
     assert (settings.integer("count"), settings.number("count"), settings.number("ratio")) == (3, 3.0, 0.5)
     assert (settings.text("name"), settings.texts("many"), settings["none"]) == ("n", ("a",), None)

@@ -217,9 +217,13 @@ async def test_a_start_during_the_pause_does_not_wait_for_it(
 
 
 async def test_a_missing_feature_is_the_reason_and_not_tried_again(package: Package) -> None:
-    package.add("one", module=GOOD.format(name="one", construct="", before="", after="").replace("()", "('bpf',)", 1))
+    package.add(
+        "one", module=GOOD.format(name="one", construct="", before="", after="").replace("()", "('bpf',)", 1)
+    )
     sentence = "missing_capability(CAP_BPF): no"
-    async with supervised(package, missing=lambda features: sentence if "bpf" in features else None) as running:
+    async with supervised(
+        package, missing=lambda features: sentence if "bpf" in features else None
+    ) as running:
         status = await running.supervisor.start("one")
         assert (status.state, status.reason) == (ModuleState.FAILED, sentence)
 
@@ -263,7 +267,7 @@ async def test_one_that_does_not_stop_is_named(package: Package) -> None:
 
 
 async def test_what_it_raises_when_told_to_stop_is_in_the_reason(package: Package) -> None:
-    module = GOOD.replace("self.context.log.append({name!r} + \" released\")", "raise ValueError('at the end')")
+    module = GOOD.replace('self.context.log.append({name!r} + " released")', "raise ValueError('at the end')")
     package.add("one", module=module.format(name="one", construct="", before="", after=""))
     async with supervised(package) as running:
         await running.supervisor.start("one")
@@ -282,10 +286,13 @@ async def test_one_that_is_never_ready_is_ended(package: Package, monkeypatch: p
 async def test_changed_options_are_reloaded_live_or_by_a_restart(package: Package) -> None:
     config = 'OPTIONS = (Option(name="n", kind="int", default=1, help="h.", reload="live"),)'
     package.add("plain", config=config)
-    live = GOOD.format(name="live", construct="", before="", after="") + """
+    live = (
+        GOOD.format(name="live", construct="", before="", after="")
+        + """
         def reload(self, config):
             self.context.log.append(config.integer("n"))
 """
+    )
     package.add("live", config=config, module=live)
     async with supervised(package) as running:
         await running.supervisor.start_enabled()

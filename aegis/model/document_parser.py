@@ -1,0 +1,170 @@
+"""From the events of libyaml to the tree of `aegis.model.document`: without recursion, refusing while it reads."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+import yaml
+
+from aegis.errors import PolicyInvalid
+from aegis.model.document import Items, Mapping, Member, Node, Scalar, child, short
+
+MAX_BYTES = 1 << 20
+MAX_NODES = 200_000
+MAX_DEPTH = 24
+
+_INTEGER = re.compile(r"-?(?:0|[1-9][0-9]{0,39})")
+_FLOAT = re.compile(
+    r"[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN)"
+)
+_NULLS = frozenset({"", "~", "null", "Null", "NULL"})
+_TRUE = frozenset({"true", "True", "TRUE"})
+_FALSE = frozenset({"false", "False", "FALSE"})
+
+
+def parse(data: bytes) -> Node:
+    """The document's tree. Raises PolicyInvalid with the path and line of the first thing that cannot be read."""
+    if len(data) > MAX_BYTES:
+        raise PolicyInvalid("document", f"has {len(data)} bytes, more than {MAX_BYTES}")
+    try:
+        text = data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise PolicyInvalid("document", f"is not UTF-8: {error.reason}", line=line) from error
+    try:
+        return _compose(yaml.parse(text.removeprefix("\ufeff"), Loader=yaml.CSafeLoader))
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        line_or_none = None if mark is None else mark.line + 1
+        raise PolicyInvalid(
+            "document", f"is neither YAML nor JSON: {error.problem or error.context}", line=line_or_none
+        ) from error
+    except yaml.YAMLError as error:
+        raise PolicyInvalid("document", f"is neither YAML nor JSON: {error}") from error
+
+
+class _Open:
+    """A list or mapping whose end has not come yet."""
+
+    __slots__ = ("items", "key", "key_line", "keys", "line", "members")
+
+    def __init__(self, line: int, *, mapping: bool) -> None:
+        self.line = line
+        self.items: list[Node] = []
+        self.members: list[Member] | None = [] if mapping else None
+        self.keys: set[str] = set()
+        self.key: str | None = None
+        self.key_line = 0
+
+    def close(self) -> Node:
+        if self.members is None:
+            return Items(line=self.line, items=tuple(self.items))
+        return Mapping(line=self.line, members=tuple(self.members))
+
+
+def _compose(events: Iterator[yaml.Event]) -> Node:
+    """Build the tree from the parser's events, without recursion."""
+    stack: list[_Open] = []
+    root: Node | None = None
+    nodes = 0
+    for event in events:
+        done: Node | None = None
+        if isinstance(event, yaml.ScalarEvent):
+            done = _scalar(event, stack)
+        elif isinstance(event, yaml.MappingStartEvent | yaml.SequenceStartEvent):
+            _refuse_extras(event, stack)
+            if len(stack) >= MAX_DEPTH:
+                raise PolicyInvalid(_path(stack), f"is nested deeper than {MAX_DEPTH}", line=_line(event))
+            if stack and stack[-1].members is not None and stack[-1].key is None:
+                raise PolicyInvalid(_path(stack), "a key must be text", line=_line(event))
+            stack.append(_Open(_line(event), mapping=isinstance(event, yaml.MappingStartEvent)))
+        elif isinstance(event, yaml.MappingEndEvent | yaml.SequenceEndEvent):
+            done = stack.pop().close()
+        elif isinstance(event, yaml.AliasEvent):
+            raise PolicyInvalid(_path(stack), "aliases are not taken: write the value out", line=_line(event))
+        elif isinstance(event, yaml.DocumentStartEvent) and root is not None:
+            raise PolicyInvalid("document", "holds more than one document", line=_line(event))
+        if done is None:
+            continue
+        nodes += 1
+        if nodes > MAX_NODES:
+            raise PolicyInvalid("document", f"holds more than {MAX_NODES} values", line=done.line)
+        if stack:
+            _add(stack, done)
+        else:
+            root = done
+    if root is None:
+        raise PolicyInvalid("document", "is empty")
+    return root
+
+
+def _add(stack: list[_Open], node: Node) -> None:
+    """Put a finished value into the innermost open list or mapping: there, first the key, then the value."""
+    top = stack[-1]
+    if top.members is None:
+        top.items.append(node)
+    elif top.key is None:
+        if not isinstance(node, Scalar) or not isinstance(node.value, str):
+            raise PolicyInvalid(_path(stack), f"a key must be text, not {node.noun}", line=node.line)
+        if node.value in top.keys:
+            path = child(_below(stack), node.value)
+            raise PolicyInvalid(path, "is given twice", line=node.line)
+        top.keys.add(node.value)
+        top.key = node.value
+        top.key_line = node.line
+    else:
+        top.members.append(Member(top.key, top.key_line, node))
+        top.key = None
+
+
+def _scalar(event: yaml.ScalarEvent, stack: list[_Open]) -> Scalar:
+    _refuse_extras(event, stack)
+    plain = event.style is None or event.style == ""
+    return Scalar(line=_line(event), value=_resolve(event.value) if plain else event.value)
+
+
+def _resolve(text: str) -> str | int | float | bool | None:
+    """The value of a plain scalar."""
+    if text in _NULLS:
+        return None
+    if text in _TRUE:
+        return True
+    if text in _FALSE:
+        return False
+    if _INTEGER.fullmatch(text):
+        return int(text)
+    if _FLOAT.fullmatch(text) and not re.fullmatch(r"[-+]?[0-9]+", text):
+        return float(text.lower().replace(".inf", "inf").replace(".nan", "nan"))
+    return text
+
+
+def _refuse_extras(event: yaml.NodeEvent, stack: list[_Open]) -> None:
+    if event.anchor is not None:
+        raise PolicyInvalid(_path(stack), "anchors are not taken: write the value out", line=_line(event))
+    tag = getattr(event, "tag", None)
+    if tag is not None and tag != "!":
+        raise PolicyInvalid(_path(stack), f"tags are not taken ({short(tag)})", line=_line(event))
+
+
+def _path(stack: list[_Open]) -> str:
+    """Where the next value of the innermost open list or mapping stands."""
+    return _below(stack) or "document"
+
+
+def _below(stack: list[_Open]) -> str:
+    """The same, empty for the document itself."""
+    path = ""
+    for level, each in enumerate(stack):
+        if each.members is None:
+            path += f"[{len(each.items)}]"
+        elif each.key is not None:
+            path = child(path, each.key)
+        elif level == len(stack) - 1:
+            break
+    return path
+
+
+def _line(event: yaml.Event) -> int:
+    mark = event.start_mark
+    return 1 if mark is None else mark.line + 1

@@ -1,0 +1,89 @@
+"""Flow accounting and cached verdict a packet, by BPF_PROG_TEST_RUN above an empty program, under a policy of 10 rules.
+
+`flow_rotation` fills the table in one order and meets the flows in another, so that neither key nor entry is where the
+last one was. Programs take turns; each reading is the mean of a million runs (rotation: above a program that only
+writes the flow's number into the packet).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import struct
+
+from aegis.kernel.constants import Constants
+from aegis.kernel.object import BpfObject, Program
+from aegis.kernel.policy_image import compile_policies
+from aegis.kernel.policy_slots import PolicySlots
+from aegis.model.policy import PolicySet
+from aegis.model.policy_document import parse_document
+from benchmarks.rows import Row, median
+
+RUNS = 1_000_000
+TURNS = 11
+FLOWS = 32_768
+FILL_STEP, STEP = 1, 20_503  # odd, so that each order meets every flow
+PASSED = 0xFFFFFFFF
+
+
+def ten_rules() -> PolicySet:
+    """Ten rules that deny other packets than those measured."""
+    rules = [
+        {"toCIDRSet": [{"cidr": f"192.0.2.{16 * number}/28"}], "toPorts": [{"ports": [{"port": 1000 + number}]}]}
+        for number in range(10)
+    ]
+    document = {
+        "apiVersion": "aegis/v1",
+        "kind": "HostNetworkPolicy",
+        "metadata": {"name": "ten"},
+        "spec": {"mode": "enforce", "egressDeny": rules},
+    }
+    return PolicySet().with_policy(parse_document(json.dumps(document).encode()))
+
+
+def datagram() -> bytes:
+    """98 bytes of UDP over IPv4 over Ethernet."""
+    payload = 98 - 14 - 20 - 8
+    ethernet = bytes.fromhex("020000000002020000000001") + b"\x08\x00"
+    addresses = bytes([10, 1, 0, 1, 10, 1, 0, 2])
+    ipv4 = struct.pack("!BBHHHBBH", 0x45, 0, 98 - 14, 0, 0, 64, 17, 0) + addresses
+    return ethernet + ipv4 + struct.pack("!HHHH", 40000, 53, 8 + payload, 0) + bytes(payload)
+
+
+def above(program: Program, empty: Program, packet: bytes) -> list[float]:
+    """Nanoseconds of `program` above `empty`, turn by turn."""
+    found = []
+    for _ in range(TURNS):
+        base = empty.run(packet, repeat=RUNS).duration_ns
+        result = program.run(packet, repeat=RUNS)
+        assert result.retval == PASSED
+        found.append(float(result.duration_ns - base))
+    return found
+
+
+def run() -> list[Row]:
+    constants = Constants(agent_tgid=0, ring_bytes=1 << 20, ring_reserved_bytes=0)
+    packet = datagram()
+    with BpfObject.open("probe_flow", constants=constants, map_sizes={"aegis_flows": 65_536}) as core:
+        core.load()
+        with contextlib.closing(PolicySlots.of(core)) as slots:
+            slots.switch(compile_policies(ten_rules()), 1)
+        one = above(core.program("tc_egress_flow"), core.program("probe_empty"), packet)
+        rotation = core.map("probe_rotation")
+        rotate = core.program("probe_rotate_flow")
+        rotation.update(bytes(4), struct.pack("=IIII", 0, FLOWS - 1, FILL_STEP, 0))
+        rotate.run(packet, repeat=FLOWS)
+        rotation.update(bytes(4), struct.pack("=IIII", 0, FLOWS - 1, STEP, 0))
+        many = above(rotate, core.program("probe_rotate_empty"), packet)
+        entries = sum(count for _, _, count in core.map("aegis_flows").batches())
+        assert entries >= FLOWS, f"{entries} flows in the table"
+    return [
+        Row(name="flow_one", value=median(one), unit="ns", samples=one, note="one flow, 10 rules"),
+        Row(
+            name="flow_rotation",
+            value=median(many),
+            unit="ns",
+            samples=many,
+            note=f"{FLOWS:,} flows in rotation, 10 rules",
+        ),
+    ]

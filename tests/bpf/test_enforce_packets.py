@@ -1,0 +1,125 @@
+"""Real packets past nftables and past Aegis: both let through what the reference lets through."""
+
+from __future__ import annotations
+
+import contextlib
+import random
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from aegis.kernel.datapath import CORE, Datapath
+from aegis.kernel.enforcer import Enforcer
+from aegis.kernel.policy_slots import PolicySlots
+from aegis.kernel.tc import Way
+from aegis.model.flow import Verdict
+from aegis.model.net import Direction
+from aegis.model.policy import Packet, PolicySet
+from aegis.model.policy_reference import judge
+from tests.support import nft_policy
+from tests.support.flows import CONSTANTS
+from tests.support.policies import packets_about, random_set
+from tests.support.scale import scaled, seed
+from tests.support.world import Place, World
+
+SETS, PACKETS = scaled(3, 40), scaled(211, 997)
+
+pytestmark = [pytest.mark.require("root", "bpf", "nft"), pytest.mark.timeout(0)]
+
+
+@pytest.fixture(params=["tcx", "clsact"])
+def way(request: pytest.FixtureRequest) -> Way:
+    return "tcx" if request.param == "tcx" else "clsact"
+
+
+@contextlib.contextmanager
+def enforced(world: World, policies: PolicySet, way: Way, state_dir: Path) -> Iterator[Enforcer]:
+    """The policies in force at a's interface."""
+    with world.a.entered():
+        path = Datapath.install(
+            CORE,
+            constants=CONSTANTS,
+            map_sizes={"aegis_flows": 4096, "aegis_owners": 1024},
+            interfaces=[world.a.index],
+            cgroup_root=world.cgroup,
+            pin_dir=None,
+            prefer=way,
+        )
+    try:
+        with contextlib.closing(Enforcer(state_dir, PolicySlots.of(path))) as enforcer:
+            enforcer.start()
+            for policy in policies:
+                enforcer.apply(policy.document)
+            yield enforcer
+    finally:
+        with world.a.entered():
+            path.close()
+
+
+def routed(world: World) -> None:
+    """Every address is behind the other end."""
+    for place, gateways in ((world.a, (world.b.v4, world.b.v6)), (world.b, (world.a.v4, world.a.v6))):
+        with place.netlink() as netlink:
+            netlink.add_route("0.0.0.0/0", place.interface, gateways[0])
+            netlink.add_route("::/0", place.interface, gateways[1])
+
+
+def sample(dice: random.Random, policies: PolicySet, direction: Direction) -> list[Packet]:
+    """Packets that only the policy can stop, about half of them stopped where that is possible."""
+    found = [
+        each
+        for each in packets_about(dice, policies, 40 * PACKETS)
+        if each.direction is direction and nft_policy.sendable(each) and nft_policy.query(each)
+    ]
+    found.sort(key=lambda each: judge(policies, each).verdict is not Verdict.DENY)
+    half = PACKETS // 2
+    return list(dict.fromkeys(found[:half] + found[-half:]))[: nft_policy.MOST]
+
+
+def drawn(dice: random.Random, direction: Direction) -> tuple[PolicySet, list[Packet], list[bool]]:
+    """Policies, packets and which of them may pass: some may, some not."""
+    while True:
+        policies = random_set(dice)
+        packets = sample(dice, policies, direction)
+        passing = [judge(policies, each).verdict is not Verdict.DENY for each in packets]
+        if any(passing) and not all(passing):
+            return policies, packets, passing
+
+
+def both_judges(world: World, dice: random.Random, direction: Direction, way: Way, tmp_path: Path) -> None:
+    policies, packets, passing = drawn(dice, direction)
+    sender, receiver = (world.a, world.b) if direction is Direction.EGRESS else (world.b, world.a)
+    here = (world.a.v4, world.a.v6)
+
+    world.a.command("nft", nft_policy.ruleset(policies, direction))
+    assert said(packets, sender, receiver, here, direction, passing) == passing
+    world.a.command("nft", "delete table inet same")
+
+    with enforced(world, policies, way, tmp_path):
+        assert said(packets, sender, receiver, here, direction, passing) == passing
+
+
+def said(
+    packets: list[Packet],
+    sender: Place,
+    receiver: Place,
+    here: tuple[str, str],
+    direction: Direction,
+    passing: list[bool],
+) -> list[bool]:
+    nft_policy.forget(receiver)
+    nft_policy.send(packets, sender, here, direction)
+    return nft_policy.outcome(packets, passing, receiver)
+
+
+@pytest.mark.parametrize("direction", Direction)
+def test_nftables_and_aegis_agree_with_the_reference(
+    world: World, way: Way, direction: Direction, tmp_path: Path
+) -> None:
+    routed(world)
+    nft_policy.watch(world.a)
+    nft_policy.watch(world.b)
+    dice = random.Random(seed())
+    for number in range(SETS):
+        both_judges(world, dice, direction, way, tmp_path / str(number))

@@ -1,0 +1,204 @@
+"""A stop at any moment of the life: exit 0 within 5 s, no traceback, nothing left but what a committed policy keeps."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import signal
+import subprocess
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from aegis.kernel import tc
+from aegis.kernel.library import open_library
+from aegis.kernel.tc import Direction
+from tests.support.agent import RunningAgent
+from tests.support.scale import scaled, seed
+from tests.support.world import World
+
+pytestmark = [pytest.mark.require("root", "bpf", "tcx", "bpffs", "cgroup2"), pytest.mark.timeout(1800)]
+
+LONGEST_EXIT_S = 5.0
+BPF_CGROUP_INET_SOCK_CREATE = 2
+
+POLICY = """
+apiVersion: aegis/v1
+kind: HostNetworkPolicy
+metadata: {name: kept, version: 1}
+spec:
+  mode: enforce
+  egressDeny:
+  - toCIDRSet: [{cidr: 192.0.2.0/24}]
+"""
+
+
+@dataclass(frozen=True)
+class Ending:
+    """How one agent ended. `taken`: the entry point had the signals when the first one was sent, as the kernel says."""
+
+    code: int
+    seconds: float
+    taken: bool
+    moment: float
+    stderr: str
+
+
+def takes(pid: int, number: int) -> bool:
+    """Whether the process catches or ignores the signal (proc(5), SigCgt and SigIgn)."""
+    try:
+        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    masks = [int(line.split()[1], 16) for line in lines if line.startswith(("SigCgt", "SigIgn"))]
+    return any(mask >> (number - 1) & 1 for mask in masks)
+
+
+def stop_at(world: World, agent: RunningAgent, moment: float, dice: random.Random) -> Ending:
+    """Start an agent, send a stop signal `moment` seconds later and a second one soon after, wait for the end."""
+    signals = [dice.choice((signal.SIGTERM, signal.SIGINT)) for _ in range(2)]
+    begun = time.monotonic()
+    process = world.a.popen(agent.command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    try:
+        time.sleep(max(0.0, begun + moment - time.monotonic()))
+        taken = takes(
+            process.pid, signal.SIGTERM
+        )  # Python itself catches SIGINT, only the entry point SIGTERM
+        sent = time.monotonic()
+        process.send_signal(signals[0])
+        time.sleep(dice.choice((0.0, 0.0, dice.uniform(0, 0.05))))
+        with contextlib.suppress(ProcessLookupError):
+            process.send_signal(signals[1])
+        _, stderr = process.communicate(timeout=60)
+        return Ending(process.returncode, time.monotonic() - sent, taken, moment, stderr)
+    finally:
+        if process.poll() is None:
+            process.kill()
+            process.communicate()
+
+
+def cgroup_programs(cgroup: Path) -> int:
+    """Programs at the sock_create hook of a cgroup."""
+    ffi, lib = open_library()
+    ids, count = ffi.new("unsigned int[64]"), ffi.new("unsigned int *", 64)
+    directory = os.open(cgroup, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        assert lib.aegis_prog_query(directory, BPF_CGROUP_INET_SOCK_CREATE, 0, ids, count) == 0
+    finally:
+        os.close(directory)
+    return int(count[0])
+
+
+def left_behind(world: World, agent: RunningAgent) -> dict[str, object]:
+    """Everything of the agent that is still there, by kind."""
+    with world.a.entered():
+        packet = {way.name: tc.tcx_program_ids(world.a.index, way) for way in Direction}
+    return {
+        "packet programs": {way: ids for way, ids in packet.items() if ids},
+        "cgroup programs": cgroup_programs(world.cgroup),
+        "pins": sorted(str(path) for path in agent.pins.rglob("*") if path.is_file()),
+        "socket": [path.name for path in Path(agent.socket).parent.iterdir()],
+    }
+
+
+NOTHING = {"packet programs": {}, "cgroup programs": 0, "pins": [], "socket": []}
+
+
+def moments(dice: random.Random, count: int, life: float) -> list[float]:
+    """From the first millisecond to well into the agent's working life; a tenth of them in its first 60 ms."""
+    return [dice.uniform(0.001, 0.06 if number % 10 == 0 else life) for number in range(count)]
+
+
+def test_any_moment_is_a_good_one(world: World) -> None:
+    dice = random.Random(seed())
+    agent = RunningAgent(world, world.a, "agent", "", ())
+    begun = time.monotonic()
+    agent.start()
+    life = time.monotonic() - begun
+    assert agent.stop() == 0
+    endings = []
+    for moment in moments(dice, scaled(41, 500), 1.3 * life):
+        ending = stop_at(world, agent, moment, dice)
+        endings.append(ending)
+        assert left_behind(world, agent) == NOTHING, ending
+        assert ending.seconds <= LONGEST_EXIT_S, ending
+        if ending.taken:
+            assert ending.code == 0, ending
+            assert "Traceback" not in ending.stderr, ending
+    early = [ending for ending in endings if not ending.taken]
+    print(
+        f"{len(endings)} stops over {1.3 * life:.2f} s (seed {seed()}): {len(early)} before the entry point's first "
+        f"statement, the latest {max((e.moment for e in early), default=0) * 1000:.0f} ms after exec; "
+        f"slowest exit {max(ending.seconds for ending in endings):.2f} s"
+    )
+    assert len(early) < len(endings) / 2  # the run was not vacuous
+
+
+def test_a_committed_policy_is_what_stays(world: World) -> None:
+    dice = random.Random(seed())
+    agent = RunningAgent(world, world.a, "agent", "", ())
+    begun = time.monotonic()
+    agent.start()
+    life = time.monotonic() - begun
+    generation = agent.apply(POLICY)["generation"]
+    assert agent.stop() == 0
+    kept = left_behind(world, agent)
+    assert kept["pins"]
+    assert set(kept["packet programs"]) == {"EGRESS", "INGRESS"}
+    for moment in moments(dice, scaled(7, 100), life):
+        ending = stop_at(world, agent, moment, dice)
+        after = left_behind(world, agent)
+        assert (after["pins"], after["socket"], after["cgroup programs"]) == (kept["pins"], [], 1), ending
+        assert set(after["packet programs"]) == {"EGRESS", "INGRESS"}, ending
+        assert not ending.taken or ending.code == 0, ending
+    agent.start()
+    assert agent.ask("status")[0]["enforcement"]["generation"] == generation
+    agent.ask("policy.remove", name="kept")
+    assert agent.stop() == 0
+    assert left_behind(world, agent) == NOTHING
+
+
+def test_on_stop_detach_takes_the_policy_out(world: World) -> None:
+    agent = RunningAgent(world, world.a, "agent", '[enforcement]\non_stop = "detach"\n', ())
+    agent.start()
+    agent.apply(POLICY)
+    assert agent.stop(signal.SIGINT) == 0
+    assert left_behind(world, agent) == NOTHING
+
+
+def test_a_module_that_spins_does_not_hold_the_exit(world: World, tmp_path: Path) -> None:
+    """The loop never turns again: the last resort leaves with exit 0 in time, and takes the kernel's side down."""
+    folder = tmp_path / "spinning" / "aegis_spinning_modules" / "spins"
+    folder.mkdir(parents=True)
+    for package in (folder.parent, folder):
+        (package / "__init__.py").touch()
+    (folder / "config.py").write_text("OPTIONS = ()\n")
+    (folder / "module.py").write_text(
+        "class Module:\n    name = 'spins'\n    requires = ()\n    def __init__(self, context): pass\n"
+        "    async def run(self, ready):\n        ready()\n        print('spinning', flush=True)\n"
+        "        while True: pass\n"
+    )
+    agent = RunningAgent(world, world.a, "agent", "", ())
+    starter = (
+        "import sys; sys.path.insert(0, sys.argv.pop(1)); import aegis.agent.main as m, aegis.modules as p, "
+        "aegis_spinning_modules as s; p.__path__.append(s.__path__[0]); sys.exit(m.main())"
+    )
+    command = [agent.command[0], "-c", starter, str(folder.parent.parent), *agent.command[3:]]
+    process = world.a.popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "spinning\n"
+        sent = time.monotonic()
+        process.send_signal(signal.SIGTERM)
+        _, stderr = process.communicate(timeout=60)
+        assert time.monotonic() - sent <= LONGEST_EXIT_S
+    finally:
+        if process.poll() is None:
+            process.kill()
+            process.communicate()
+    assert process.returncode == 0, stderr
+    assert "Traceback" not in stderr
+    assert left_behind(world, agent) == NOTHING

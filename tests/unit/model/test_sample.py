@@ -1,0 +1,35 @@
+"""A sample has a value or a reason."""
+
+from __future__ import annotations
+
+import msgspec
+import pytest
+
+from aegis.model.sample import Sample
+
+
+def sample(value: float | None, reason: str | None) -> Sample:
+    return Sample(
+        name="load.average",
+        labels=(("minutes", "1"),),
+        value=value,
+        reason=reason,
+        unit="threads",
+        kind="gauge",
+        source="/proc/loadavg",
+        time_ns=1,
+    )
+
+
+def test_value_or_reason() -> None:
+    assert sample(0, None).value == 0
+    assert sample(None, "not there").reason == "not there"
+    for value, reason in ((0, "x"), (None, None)):
+        with pytest.raises(ValueError, match="one of them"):
+            sample(value, reason)
+
+
+def test_it_survives_json() -> None:
+    for one in (sample(0.31, None), sample(None, "not there")):
+        assert msgspec.json.decode(msgspec.json.encode(one), type=Sample) == one
+    assert sample(1, None).key == ("load.average", (("minutes", "1"),))

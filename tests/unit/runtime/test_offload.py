@@ -1,0 +1,41 @@
+from __future__ import annotations
+
+import asyncio
+import threading
+
+import pytest
+
+from aegis.runtime import offload
+
+
+async def test_the_loop_turns_while_a_call_blocks() -> None:
+    gate = threading.Event()
+    waiting = asyncio.create_task(offload.run(lambda: gate.wait(20)))
+    await asyncio.sleep(0)
+    gate.set()
+    assert await waiting is True
+
+
+async def test_what_it_raises_is_raised_here() -> None:
+    def fail() -> None:
+        raise ValueError("there")
+
+    with pytest.raises(ValueError, match="there"):
+        await offload.run(fail)
+
+
+async def test_cancelling_leaves_the_thread_alone() -> None:
+    gate, ended = threading.Event(), threading.Event()
+
+    def call() -> None:
+        gate.wait(20)
+        ended.set()
+
+    waiting = asyncio.create_task(offload.run(call))
+    await asyncio.sleep(0)
+    waiting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+    gate.set()
+    while not ended.is_set():
+        await asyncio.sleep(0.001)
