@@ -166,9 +166,7 @@ class PolicyError(AegisError):
 
     code = "policy_error"
 
-    def __init__(
-        self, path: str, reason: str, *, line: int | None = None, hint: str | None = None
-    ) -> None:
+    def __init__(self, path: str, reason: str, *, line: int | None = None, hint: str | None = None) -> None:
         where = path if line is None else f"{path} (line {line})"
         super().__init__(f"{where}: {reason}", hint=hint)
         self.path = path

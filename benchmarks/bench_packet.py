@@ -55,7 +55,7 @@ class Pair:
         self.sender.recv(16)
 
 
-def pair(world: World, stack: contextlib.ExitStack, near: Place, far: Place) -> Pair:
+def pair(stack: contextlib.ExitStack, near: Place, far: Place) -> Pair:
     sender, receiver = (stack.enter_context(each.socket(kind=socket.SOCK_DGRAM)) for each in (near, far))
     receiver.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2304)  # nobody reads: full at once, then dropped
     receiver.bind((far.v4, 0))
@@ -104,7 +104,7 @@ def run() -> list[Row]:
             near, far = world.add_place(name), world.add_place(f"{name}-peer")
             world.join(near, far)
             ends.append((near, far))
-        bare, ours, peer = (pair(world, stack, near, far) for near, far in ends)
+        bare, ours, peer = (pair(stack, near, far) for near, far in ends)
         path = install(world, ours.near, stack)
         filter_with_nftables(peer.near)
         for each in (bare, ours, peer):

@@ -51,7 +51,7 @@ def one_round(name: str, seed: int) -> bool:
         "-q",
         "-p",
         "no:cacheprovider",
-        "--timeout=0",
+        "--timeout=3600",
         *SOAKS[name].selection,
     ]
     started, begin = datetime.now(UTC), time.monotonic()

@@ -11,6 +11,8 @@ from cpython.mem cimport PyMem_RawFree, PyMem_RawRealloc
 from libc.stdint cimport uint16_t, uint32_t, uint64_t
 from libc.string cimport memchr, memcpy, memset
 
+Record = tuple
+
 EXEC = abi.AEGIS_KIND_EXEC
 EXIT = abi.AEGIS_KIND_EXIT
 FORK = abi.AEGIS_KIND_FORK
@@ -43,6 +45,7 @@ cdef bint arena_append(arena *into, const char *record, size_t size) noexcept no
         into.data = data
         into.capacity = capacity
     memcpy(into.data + into.used, record, size)
+    memset(into.data + into.used + size, 0, end - into.used - size)  # never show old memory
     into.used = end
     into.count += 1
     into.kinds[(<const abi.aegis_header *>record).kind] += 1

@@ -8,8 +8,10 @@ from aegis._native.records import RecordBatch
 from aegis._native.tally import Tally
 
 class RingReader:
-    epoll_fd: int  # readable when a producer forced a wake-up; -1 once closed
-    more: bool  # the last drain ended by its budget
+    @property
+    def epoll_fd(self) -> int: ...  # readable when a producer forced a wake-up; -1 once closed
+    @property
+    def more(self) -> bool: ...  # the last drain ended by its budget
     def __init__(self, map_fd: int, reader: Buffer, tallies: Iterable[Tally] = ()) -> None: ...
     def drain(self, budget: int) -> RecordBatch: ...
     def arm(self) -> None: ...

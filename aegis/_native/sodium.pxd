@@ -25,3 +25,15 @@ cdef extern from "<dlfcn.h>" nogil:
     int RTLD_NOLOAD
     void *dlopen(const char *path, int flags)
     void *dlsym(void *handle, const char *name)
+
+
+cdef extern from *:
+    """
+    /* A vector register that held the key would be saved on the stack by whoever saves registers next. */
+    static void aegis_copy_by_byte(unsigned char *to, const unsigned char *from, size_t size)
+    {
+        for (volatile unsigned char *out = to; size; size--)
+            *out++ = *from++;
+    }
+    """
+    void aegis_copy_by_byte(byte *to, const byte *source, size_t size) noexcept nogil

@@ -200,7 +200,7 @@ class Answers:
         ]
 
     async def config_show(self, _args: dict[str, Any]) -> Sequence[object]:
-        return [setting_item(one) for one in self._agent.configuration.values()]
+        return [setting_item(one) for one in self._agent.options.values()]
 
     # ---- policy
 
@@ -253,7 +253,7 @@ class Answers:
             supervisor = self._agent.supervisor
             supervisor.status(name)  # ModuleUnknown before anything is remembered
             if order in {"enable", "disable"}:
-                self._agent.remember(name, enabled=order == "enable")
+                self._agent.options.remember(name, enabled=order == "enable")
             return [self._module_item(await getattr(supervisor, order)(name))]
 
         return answer
@@ -262,11 +262,9 @@ class Answers:
         name, changes = args["name"], args.get("set")
         self._agent.supervisor.status(name)
         if changes:
-            await self._agent.override(name, changes)
+            await self._agent.options.override(self._agent.supervisor, name, changes)
         prefix = f"modules.{name}."
-        return [
-            setting_item(one) for one in self._agent.configuration.values() if one.path.startswith(prefix)
-        ]
+        return [setting_item(one) for one in self._agent.options.values() if one.path.startswith(prefix)]
 
 
 def setting_item(setting: Setting) -> dict[str, Any]:

@@ -46,6 +46,8 @@ class Harvested(msgspec.Struct, frozen=True, kw_only=True):
 class FlowSource:
     """Fulfils `runtime.module.FlowSource`. Without `open` there are no flows, and `available` says so."""
 
+    identity = IDENTITY
+
     def __init__(self, bus: Bus, clock: Clock, log: Log) -> None:
         self._bus = bus
         self._clock = clock

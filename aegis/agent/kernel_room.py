@@ -10,6 +10,7 @@ import os
 from collections.abc import Callable, Iterable
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from aegis.errors import AbiMismatch, AegisError, AttachFailed, HostError, KernelError, StorageError
 from aegis.host.cgroups import mounted_at
@@ -18,8 +19,6 @@ from aegis.host.rtnetlink import Link
 from aegis.kernel.constants import Constants
 from aegis.kernel.datapath import CORE, Datapath
 from aegis.kernel.enforcer import Enforcer
-from aegis.kernel.features import Feature, probe_all
-from aegis.kernel.hub import Hub, Publish
 from aegis.kernel.maps import map_bytes
 from aegis.kernel.pins import PinDirectory
 from aegis.kernel.policy_slots import PolicySlots
@@ -28,10 +27,25 @@ from aegis.model.policy import EnforcementState
 from aegis.runtime.module import Health, Log
 from aegis.runtime.settings import Settings
 
+if TYPE_CHECKING:
+    from aegis.kernel.features import Feature
+    from aegis.kernel.hub import Hub, Publish
+
 RESERVED_SHARE = 8  # one part of the ring in so many is kept for verdicts
 SMALL_HOST_BYTES = 1 << 30
 SMALL_FLOWS, FLOWS = 16_384, 65_536
 NO_INTERFACE = "none"
+# What a feature asks of the process (capabilities(7)), so that its absence can be put down to it.
+CAPABILITIES_OF = {
+    "bpf": ("CAP_BPF",),
+    "ringbuf": ("CAP_BPF",),
+    "sk_storage": ("CAP_BPF",),
+    "tracing": ("CAP_BPF", "CAP_PERFMON"),
+    "iterators": ("CAP_BPF", "CAP_PERFMON"),
+    "tcx": ("CAP_BPF", "CAP_NET_ADMIN"),
+    "clsact": ("CAP_BPF", "CAP_NET_ADMIN"),
+    "cgroup": ("CAP_BPF", "CAP_NET_ADMIN"),
+}
 
 
 class KernelRoom:
@@ -156,9 +170,7 @@ class KernelRoom:
             self._add(datapath, index)
         return datapath
 
-    def _install_at(
-        self, indexes: Iterable[int], pin_dir: Path | None, cgroup_root: Path | None
-    ) -> Datapath:
+    def _install_at(self, indexes: Iterable[int], pin_dir: Path | None, cgroup_root: Path | None) -> Datapath:
         return Datapath.install(
             CORE,
             constants=self.constants,
@@ -216,6 +228,8 @@ class KernelRoom:
 
     def listen(self, publish: Publish, loop: asyncio.AbstractEventLoop) -> None:
         """Make the hub; its sensors come with their listeners."""
+        from aegis.kernel.hub import Hub
+
         self.hub = Hub(
             publish=publish,
             constants=self.constants,
@@ -250,15 +264,27 @@ class KernelRoom:
 
     def probe(self) -> tuple[Feature, ...]:
         """Every feature, probed now."""
+        from aegis.kernel.features import probe_all
+
+        root = self._settings["cgroup_root"]
         return probe_all(
-            btf=self.btf, pin_dir=Path(self._settings.text("pin_dir")), cgroup_root=self.cgroup_root
+            btf=self.btf,
+            pin_dir=Path(self._settings.text("pin_dir")),
+            cgroup_root=Path(root) if isinstance(root, str) else None,
         )
 
     def missing(self, names: tuple[str, ...]) -> str | None:
-        """The sentence for the first of these features that is not there."""
-        for feature in self.features if names else ():
-            if feature.name in names and feature.state == "missing":
-                return f"feature_unsupported: {feature.name}: {feature.reason}"
+        """Why the first of these features that is not there is missing, as a typed reason; None when all are."""
+        if not names:
+            return None
+        found = {feature.name: feature for feature in self.features if feature.state == "missing"}
+        for name in names:
+            if name not in found:
+                continue
+            lacking = [one for one in CAPABILITIES_OF.get(name, ()) if one in found]
+            if lacking:
+                return f"missing_capability({', '.join(lacking)}): {name}: {found[name].reason}"
+            return f"feature_unsupported({name}): {found[name].reason}"
         return None
 
     def map_bytes(self) -> int | Absent:

@@ -103,6 +103,7 @@ class _Life:
         elif SIGNALS.reloads > self._reloads and (self._reload is None or self._reload.done()):
             self._reloads = SIGNALS.reloads
             self._reload = asyncio.get_running_loop().create_task(self._agent.reload(), name="reload")
+            self._reload.add_done_callback(lambda _: self._signalled())  # one may have come meanwhile
 
 
 @contextlib.contextmanager

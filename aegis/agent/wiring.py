@@ -10,17 +10,16 @@ import socket
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from aegis.agent.context import ModuleContext
 from aegis.agent.control.verbs import Verbs
 from aegis.agent.directories import Directories
-from aegis.agent.flow_source import IDENTITY as FLOWS
-from aegis.agent.flow_source import FlowSource
 from aegis.agent.kernel_room import KernelRoom
+from aegis.agent.options import Options
 from aegis.agent.owners import Owners
-from aegis.agent.remembered import remember
 from aegis.agent.resources import Resources
-from aegis.errors import ConfigError, HostError, KernelError, ModuleUnknown, StorageError
+from aegis.errors import HostError, KernelError, StorageError
+from aegis.host.changes import NetworkChanges
 from aegis.host.reader import Host
 from aegis.host.rtnetlink import Link
 from aegis.model.health import Condition
@@ -28,14 +27,20 @@ from aegis.model.module import ModuleState, ModuleStatus
 from aegis.runtime import log as logging
 from aegis.runtime.bus import Bus
 from aegis.runtime.clock import SystemClock
-from aegis.runtime.config import Configuration, OptionTable, Setting, from_text
+from aegis.runtime.config import Configuration
 from aegis.runtime.counters import Counters
 from aegis.runtime.health import Conditions
 from aegis.runtime.history import EventHistory, LatestSamples
 from aegis.runtime.settings import Settings
-from aegis.runtime.supervisor import Supervisor
+
+if TYPE_CHECKING:  # these are imported once the host is enforced: the way there is short
+    from aegis.agent.context import ModuleContext
+    from aegis.agent.flow_source import FlowSource
+    from aegis.runtime.supervisor import Supervisor
 
 TICK_S = 1.0
+SETTLE_S = 0.05
+LOOK_NS = 60_000_000_000
 AGENT = "agent"  # the source of the agent's own conditions
 RECORDS = "attempted = submitted + ring_full + filtered + rate_limited; submitted = read"
 HISTORY = "published = kept + evicted"
@@ -53,7 +58,6 @@ class Agent:
     def __init__(
         self, configuration: Configuration, read: Callable[[], Configuration], directories: Directories
     ) -> None:
-        self.configuration = configuration
         self.clock = SystemClock()
         self.started_ns = self.clock.monotonic_ns()
         self.pid = os.getpid()
@@ -75,13 +79,11 @@ class Agent:
         self.bus = Bus(self._sensor_wanted, self._sensor_unwanted)
         self.history = EventHistory(self.bus, configuration.table("agent").integer("history_events"))
         self.samples = LatestSamples(self.bus)
-        self.flows = FlowSource(self.bus, self.clock, self.log)
         self.resources = Resources(self.clock, self.kernel.map_bytes)
+        self.flows: FlowSource
         self.supervisor: Supervisor
-        self._read = read
+        self.options = Options(configuration, read, directories.state, self.health, self.log)
         self._directories = directories
-        self._overrides: dict[str, Setting] = {}
-        self._reading = asyncio.Lock()
 
     # ---- begin and end
 
@@ -109,6 +111,7 @@ class Agent:
             self.kernel.listen(self.bus.publish, asyncio.get_running_loop())
             self._count(stack.enter_context(ExitStack()))
             group = await stack.enter_async_context(asyncio.TaskGroup())
+            self._watch_network(stack)
             for ticker in (self._tick(), self._harvest()):
                 stack.callback(group.create_task(ticker).cancel)
             self.supervisor = self._supervisor(group)
@@ -119,6 +122,7 @@ class Agent:
             await starting
             gc.collect()
             gc.freeze()
+            gc.enable()
             self.log.info(
                 "agent started",
                 id=self.id,
@@ -129,6 +133,9 @@ class Agent:
             self.log.info("agent stops")
 
     def _open_flows(self, stack: AsyncExitStack) -> None:
+        from aegis.agent.flow_source import FlowSource
+
+        self.flows = FlowSource(self.bus, self.clock, self.log)
         if self.kernel.datapath is None:
             return
         try:
@@ -140,8 +147,12 @@ class Agent:
 
     def release_kernel(self) -> None:
         """Leave or take down what is in the kernel, as `enforcement.on_stop` says. Twice is harmless."""
-        keep = self.configuration.table("enforcement").text("on_stop") == "keep"
+        keep = self.options.table("enforcement").text("on_stop") == "keep"
         self.kernel.close(keep=keep)
+
+    async def reload(self) -> None:
+        """Take the configuration anew; before there are modules they will begin with it."""
+        await self.options.reload(getattr(self, "supervisor", None))
 
     def leave_nothing(self) -> None:
         """The last resort's release, where the loop does not turn: what would outlive the process."""
@@ -151,7 +162,7 @@ class Agent:
 
     def _count(self, stack: ExitStack) -> None:
         stack.enter_context(self.counters.count(RECORDS, self._record_terms))
-        stack.enter_context(self.counters.count(FLOWS, self.flows.terms))
+        stack.enter_context(self.counters.count(self.flows.identity, self.flows.terms))
         stack.enter_context(
             self.counters.count(
                 HISTORY,
@@ -181,12 +192,14 @@ class Agent:
         }
 
     def _supervisor(self, group: asyncio.TaskGroup) -> Supervisor:
+        from aegis.runtime.supervisor import Supervisor
+
         return Supervisor(
             group=group,
             clock=self.clock,
             conditions=self.conditions,
             context=self._context,
-            settings=self._module_settings,
+            settings=self.options.of_module,
             missing=self.kernel.missing,
             changed=self._module_changed,
         )
@@ -211,6 +224,8 @@ class Agent:
             self.health.raise_("socket_group_missing", "the host has no group aegis")
 
     def _context(self, name: str, settings: Settings) -> ModuleContext:
+        from aegis.agent.context import ModuleContext
+
         return ModuleContext(
             name=name,
             config=settings,
@@ -231,15 +246,51 @@ class Agent:
 
     # ---- while it runs
 
+    def _watch_network(self, stack: AsyncExitStack) -> None:
+        """Interfaces that come or go are taken on or let go at once, not at the next look."""
+        loop = asyncio.get_running_loop()
+        try:
+            changes = stack.enter_context(NetworkChanges())
+        except HostError as error:
+            self.log.warning("interfaces are looked at once a minute only", error=str(error))
+            return
+        pending: asyncio.TimerHandle | None = None
+
+        def refresh() -> None:
+            nonlocal pending
+            pending = None
+            self.kernel.refresh_interfaces()
+
+        def changed() -> None:
+            nonlocal pending
+            if changes.drain() and pending is None:  # a change rarely comes alone
+                pending = loop.call_later(SETTLE_S, refresh)
+
+        def cancel() -> None:
+            if pending is not None:
+                pending.cancel()
+
+        loop.add_reader(changes.fileno(), changed)
+        stack.callback(cancel)
+        stack.callback(loop.remove_reader, changes.fileno())
+
     async def _tick(self) -> None:
+        from aegis.agent.loss_watch import LossWatch
+
+        losses = LossWatch(self.clock, self.health, self.history)
+        losses.start(self._record_terms())
+        looked_ns = self.clock.monotonic_ns()
         while True:
             await self.clock.sleep(TICK_S)
             self.resources.tick()
-            self.kernel.refresh_interfaces()
+            losses.take(self._record_terms())
+            if self.clock.monotonic_ns() - looked_ns >= LOOK_NS:
+                looked_ns = self.clock.monotonic_ns()
+                self.kernel.refresh_interfaces()
 
     async def _harvest(self) -> None:
         while True:
-            await self.clock.sleep(self.configuration.table("kernel").number("harvest_interval_s"))
+            await self.clock.sleep(self.options.table("kernel").number("harvest_interval_s"))
             await self.flows.tick()
 
     def links(self) -> tuple[Link, ...]:
@@ -276,97 +327,3 @@ class Agent:
     def _condition_changed(self, what: str, condition: Condition) -> None:
         write = self.log.warning if what == "raised" else self.log.info
         write(f"condition {what}", code=condition.code, by=condition.source, text=condition.text)
-
-    # ---- configuration
-
-    def _module_settings(self, name: str) -> Settings | None:
-        if f"modules.{name}" in self.configuration.options.opaque:
-            return None
-        settings = self.configuration.table(f"modules.{name}")
-        chosen = self.configuration["agent.modules"].value
-        if isinstance(chosen, tuple) and name not in chosen:
-            return Settings(
-                settings.table, {**{one: settings[one] for one in settings.names()}, "enabled": False}
-            )
-        return settings
-
-    def remember(self, module: str, *, enabled: bool) -> None:
-        """Keep an order over restarts. Raises StorageError."""
-        remember(self._directories.state, module, enabled=enabled)
-
-    async def override(self, module: str, changes: Mapping[str, object]) -> None:
-        """Give options of a module other values until the process ends. Raises ConfigError and changes nothing."""
-        table = self.configuration.options
-        problems: list[tuple[str, str, str]] = []
-        taken: dict[str, Setting] = {}
-        origin = "modules config"
-        for name, value in changes.items():
-            path = f"modules.{module}.{name}"
-            option = table.by_path.get(path)
-            if option is None or name == "enabled":
-                text = (
-                    table.unknown(path) if option is None else "is set by modules enable and modules disable"
-                )
-                problems.append((path, origin, text))
-                continue
-            plain = from_text(option, value) if isinstance(value, str) else value
-            problem = option.problem(plain)
-            if problem:
-                problems.append((path, origin, problem))
-            else:
-                kept = tuple(plain) if isinstance(plain, list) else plain
-                taken[path] = Setting(path=path, value=kept, origin=origin)  # type: ignore[arg-type]
-        if problems:
-            raise ConfigError(tuple(problems))
-        async with self._reading:
-            self._overrides |= taken
-            await self._take(self.configuration.with_settings(taken))
-
-    async def reload(self) -> None:
-        """Read every source again (SIGHUP): take the whole if it is valid, else nothing."""
-        async with self._reading:
-            try:
-                fresh = self._read()
-            except ConfigError as error:
-                for path, origin, text in error.problems:
-                    self.log.warning("configuration problem", option=path, origin=origin, text=text)
-                self.health.raise_("config_refused", str(error))
-                return
-            self.health.clear("config_refused")
-            await self._take(fresh.with_settings(self._overrides))
-
-    async def _take(self, fresh: Configuration) -> None:
-        before, self.configuration = self.configuration, fresh
-        changed = before.changes(fresh)
-        self.log.info("configuration read", changed=list(changed))
-        if "log.level" in changed:
-            logging.set_level(fresh.table("log").text("level"))
-        late = [
-            path for path in changed if not path.startswith("modules.") and not _live(fresh.options, path)
-        ]
-        if late:
-            self.health.raise_("restart_needed", f"changed, and taken at the next start: {', '.join(late)}")
-        for name in self.supervisor.names():
-            prefix = f"modules.{name}."
-            own = frozenset(path.removeprefix(prefix) for path in changed if path.startswith(prefix))
-            if own:
-                await self._take_module(name, own, fresh)
-
-    async def _take_module(self, name: str, changed: frozenset[str], fresh: Configuration) -> None:
-        settings = self._module_settings(name)
-        if settings is None:
-            return
-        try:
-            if "enabled" in changed:
-                order = self.supervisor.enable if settings.boolean("enabled") else self.supervisor.disable
-                await order(name)
-            if changed - {"enabled"}:
-                live = frozenset(one for one in changed if _live(fresh.options, f"modules.{name}.{one}"))
-                await self.supervisor.configure(name, changed - {"enabled"}, live)
-        except ModuleUnknown:
-            return
-
-
-def _live(table: OptionTable, path: str) -> bool:
-    option = table.by_path.get(path)
-    return option is not None and option.reload == "live"

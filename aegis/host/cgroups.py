@@ -24,7 +24,8 @@ def mounts(mountinfo: str = "/proc/self/mountinfo") -> Iterator[tuple[str, str]]
         before, separator, after = line.partition(b" - ")
         words = before.split(b" ")
         if separator and after.startswith(b"cgroup2 ") and len(words) > 4:
-            yield os.fsdecode(procfs.unescape(words[4])), os.fsdecode(procfs.unescape(words[3]))
+            point, top = (procfs.path(procfs.unescape(word), mountinfo) for word in (words[4], words[3]))
+            yield point, top
 
 
 def mounted_at(mountinfo: str = "/proc/self/mountinfo") -> str:
@@ -63,7 +64,7 @@ def path_of(text: bytes, where: str) -> str:
     """The v2 path in a /proc/PID/cgroup. HostError where there is none, or one outside of our own root."""
     for line in text.split(b"\n"):
         if line.startswith(b"0::/"):
-            path = os.fsdecode(line[3:].removesuffix(b" (deleted)"))
+            path = procfs.path(line[3:].removesuffix(b" (deleted)"), where)
             if path.startswith("/.."):
                 raise HostError(f"{where}: {path} lies outside of this cgroup namespace")
             return path

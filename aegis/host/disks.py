@@ -61,7 +61,7 @@ def mounts(proc: str) -> Iterator[tuple[str, str, str]]:
         if number not in found or len(point) < len(found[number][0]):
             found[number] = (point, procfs.unescape(device), kind)
     for point, device, kind in found.values():
-        yield os.fsdecode(point), os.fsdecode(device), os.fsdecode(kind)
+        yield procfs.path(point, where), procfs.path(device, where), os.fsdecode(kind)
 
 
 def filesystems(proc: str) -> Iterator[Reading]:

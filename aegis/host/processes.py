@@ -83,8 +83,7 @@ def parse_identity(text: bytes, where: str = "status") -> tuple[int, int]:
     found: dict[bytes, int] = {}
     for line in text.split(b"\n"):
         if line.startswith((b"Uid:", b"Gid:")):
-            words = procfs.columns(line, 5, where)
-            found[words[0]] = procfs.number(words[1], where)
+            found[line[:4]] = procfs.number(procfs.columns(line[4:], 4, where)[0], where)
     if len(found) != 2:
         raise HostError(f"{where}: no Uid and Gid")
     return found[b"Uid:"], found[b"Gid:"]

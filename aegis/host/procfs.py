@@ -82,6 +82,13 @@ def columns(line: bytes, least: int, where: str) -> list[bytes]:
     return words
 
 
+def path(text: bytes, where: str) -> str:
+    """A path as the kernel wrote it. HostError where it holds a NUL, which no path can."""
+    if b"\0" in text:
+        raise HostError(f"{where}: {shown(text)} is no path")
+    return os.fsdecode(text)
+
+
 def unescape(text: bytes) -> bytes:
     r"""A path out of a mount table: `\040` and the like are the bytes they stand for."""
     if b"\\" not in text:

@@ -60,6 +60,11 @@ def unpack(name: str, data: Any) -> Any:
     return _ffi.from_buffer(f"struct {name} *", data)
 
 
+def buffer(view: Any) -> memoryview:
+    """The bytes behind a view of `unpack`."""
+    return memoryview(_ffi.buffer(view))
+
+
 def _member(name: str) -> int:
     try:
         return int(getattr(_abi.lib, name))

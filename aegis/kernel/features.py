@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import errno
 import os
-import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -118,7 +117,7 @@ def probe_bpffs(scope: Scope) -> Answer:
         path = path.parent
     if _system.lib.aegis_filesystem(os.fsencode(path)) != _system.lib.BPF_FS_MAGIC:
         return Answer("missing", f"{path} is not on a BPF file system", os.fspath(path))
-    attempt = path / f"aegis-probe-{os.getpid()}-{threading.get_native_id()}"
+    attempt = path / f"aegis-probe-{os.getpid()}"
     try:
         attempt.mkdir(mode=0o700)
         attempt.rmdir()
@@ -181,18 +180,23 @@ def probe_tcx(_: Scope) -> Answer:
 
 
 def probe_clsact(_: Scope) -> Answer:
-    """A filter on the loopback of a new network namespace, in a thread that is thrown away with it."""
-    answers: list[Answer] = []
-    thread = threading.Thread(target=lambda: answers.append(_try_clsact()), name="aegis-probe-clsact")
-    thread.start()
-    thread.join()
-    return answers[0]
+    """A filter on the loopback of a new network namespace, in which this thread is for that moment."""
+    open_library()
+    before = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        if _system.lib.unshare(_system.lib.CLONE_NEWNET) < 0:
+            return Answer("degraded", f"not tried: a namespace of its own: {os.strerror(_system.ffi.errno)}")
+        try:
+            return _try_clsact()
+        finally:
+            if _system.lib.setns(before, _system.lib.CLONE_NEWNET) < 0:
+                raise KernelError("return to", "the network namespace", _system.ffi.errno)
+    finally:
+        os.close(before)
 
 
 def _try_clsact() -> Answer:
     ffi, lib = open_library()
-    if _system.lib.unshare(_system.lib.CLONE_NEWNET) < 0:
-        return Answer("degraded", f"not tried: a namespace of its own: {os.strerror(_system.ffi.errno)}")
     program = _load(lib.BPF_PROG_TYPE_SCHED_CLS, 0, RETURN_0)
     if program < 0:
         return _missing(program)

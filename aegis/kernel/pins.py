@@ -57,7 +57,7 @@ class PinDirectory:
         for fresh in [name for name in _names(self._links) if name.startswith(FRESH)]:
             name = fresh.removeprefix(FRESH)
             if (self._links / name).exists():
-                (self._links / fresh).unlink()
+                self.drop_link(fresh)
             else:
                 (self._links / fresh).rename(self._links / name)
 
@@ -77,17 +77,24 @@ class PinDirectory:
         table.pin(self._maps / table.name)
 
     def put_link(self, link: Link, name: str) -> None:
-        """Pin `link` as `name`; a pin of that name is replaced in one step."""
+        """Pin `link` as `name`. A link of that name is taken off its hook when the new one has its place."""
         fresh = self._links / f"{FRESH}{name}"
         fresh.unlink(missing_ok=True)
         link.pin(fresh)
+        before = self.open_link(name) if (self._links / name).exists() else None
         fresh.rename(self._links / name)
+        if before is not None:
+            _end(before)
 
     def drop_map(self, name: str) -> None:
         (self._maps / name).unlink(missing_ok=True)
 
     def drop_link(self, name: str) -> None:
-        (self._links / name).unlink(missing_ok=True)
+        """Take a pinned link off its hook, now, and remove the pin."""
+        path = self._links / name
+        if path.exists():
+            _end(Link.from_pin(path))
+            path.unlink()
 
     def clsact_interfaces(self) -> frozenset[int]:
         """Interfaces that have or had our clsact filters."""
@@ -109,14 +116,24 @@ class PinDirectory:
 
     def remove_all(self) -> None:
         """Unpin everything of this ABI and remove the directories, also PIN_DIR when it is empty then."""
-        for directory in (self._links, self._maps):
-            for name in _names(directory):
-                (directory / name).unlink(missing_ok=True)
+        for name in _names(self._links):
+            self.drop_link(name)
+        for name in _names(self._maps):
+            self.drop_map(name)
         for ifindex in self.clsact_interfaces():
             self.unmark_clsact(ifindex)
         for directory in (self._links, self._maps, self._clsact, self.root, self.base):
             with contextlib.suppress(OSError):
                 directory.rmdir()
+
+
+def _end(link: Link) -> None:
+    """Detach and close. An unlinked pin alone would let the kernel detach some time later."""
+    with contextlib.suppress(
+        KernelError
+    ):  # a tracepoint's link knows no detach, one without its hook is detached
+        link.detach()
+    link.close()
 
 
 def _names(directory: Path) -> Iterable[str]:

@@ -8,28 +8,41 @@ the record may already have been read, and then the ring's descriptor has nothin
 from __future__ import annotations
 
 import asyncio
+import mmap
 from collections.abc import Callable
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from aegis._native.records import RecordBatch
-from aegis._native.ringbuf import RingReader
+from aegis.kernel.library import open_library
 from aegis.kernel.maps import Map
+
+if TYPE_CHECKING:
+    from aegis._native.ringbuf import RingReader
 
 BUDGET: Final = 512  # records a turn of the loop; the longest turn stays near 0.1 ms
 SWEEP_S: Final = 0.2
-QUIET_S: Final = 0.001  # between reading and arming again, below about 2,000 records/s
-BUSY_S: Final = 0.005  # above that
-FLOOD_S: Final = 0.01  # above about 20,000
-BUSY_RATE: Final = 2_000
+QUIET_S: Final = 0.001  # between reading and arming again, below BUSY_RATE records/s
+BUSY_S: Final = 0.02  # above that; a turn for a few records costs several times its work in cold caches
+FLOOD_S: Final = 0.01  # above about 20,000: the ring must not fill meanwhile
+BUSY_RATE: Final = 2_500
 FLOOD_RATE: Final = 20_000
+WINDOW_S: Final = 0.05
 SETTLE_TRIES: Final = 4  # looks after arming before the loop gets its turn
+
+
+def open_reader(ring: Map, shared: mmap.mmap) -> RingReader:
+    """The native reader; it links libbpf, so it is imported where libbpf is known to be there."""
+    open_library()
+    from aegis._native.ringbuf import RingReader  # noqa: PLC0415 - see above
+
+    return RingReader(ring.fd, shared)
 
 
 class RingPump:
     """Reads one ring on a loop and hands each batch to `deliver`. Start with `start`, end with `close`.
 
-    After a wake-up it drains at once, then leaves the word unarmed for 1 to 10 ms, by the rate, so that a flood does
-    not wake it record by record. `swept` counts records that only the sweep found.
+    After a wake-up it drains at once, then leaves the word unarmed for 1 ms; while many come it does not arm it at all
+    and reads every 10 or 20 ms, so that a flood does not wake it record by record. `swept` counts records that only the sweep found.
     """
 
     def __init__(
@@ -48,7 +61,7 @@ class RingPump:
         self._sweep_s = sweep_s
         self._shared = reader.mmap(writable=True)
         try:
-            self._reader = RingReader(ring.fd, self._shared)
+            self._reader = open_reader(ring, self._shared)
         except BaseException:
             self._shared.close()
             raise
@@ -56,14 +69,15 @@ class RingPump:
         self._listening = False
         self._timer: asyncio.Handle | None = None
         self._sweeper: asyncio.TimerHandle | None = None
-        self._cycle_records = 0
-        self._cycle_started = 0.0
+        self._window_records = 0
+        self._window_started = 0.0
+        self._rate = 0.0
         self._closed = False
 
     def start(self, loop: asyncio.AbstractEventLoop) -> None:
         """Begin on `loop`, with whatever is in the ring already."""
         self._loop = loop
-        self._cycle_started = loop.time()
+        self._window_started = loop.time()
         self._timer = loop.call_soon(self._settle)
         self._sweeper = loop.call_later(self._sweep_s, self._sweep)
 
@@ -88,7 +102,7 @@ class RingPump:
         """One budget of records."""
         batch = self._reader.drain(self._budget)
         count = len(batch) + batch.unknown + batch.malformed
-        self._cycle_records += count
+        self._window_records += count
         if count:
             self._deliver(batch)
         return count
@@ -100,21 +114,26 @@ class RingPump:
         self._read()
 
     def _read(self) -> None:
-        """Drain; then come back for the rest, or let records gather before the word is armed again."""
+        """Drain; then come back for the rest, or let records gather before the word is armed again.
+
+        While many come the word stays unarmed and the timer alone reads: nobody has to be woken for the next one.
+        """
         self._drain()
         assert self._loop is not None
         if self._reader.more:
             self._timer = self._loop.call_soon(self._read)
         else:
-            self._timer = self._loop.call_later(self._pause(), self._settle)
+            pause = self._pause()
+            self._timer = self._loop.call_later(pause, self._settle if pause == QUIET_S else self._read)
 
     def _pause(self) -> float:
-        """How long records may gather, by the rate of the cycle that ends here."""
+        """How long records may gather, by the rate of the last full window: one burst is no rate."""
         assert self._loop is not None
         now = self._loop.time()
-        rate = self._cycle_records / max(now - self._cycle_started, QUIET_S)
-        self._cycle_records, self._cycle_started = 0, now
-        return QUIET_S if rate < BUSY_RATE else BUSY_S if rate < FLOOD_RATE else FLOOD_S
+        if now - self._window_started >= WINDOW_S:
+            self._rate = self._window_records / (now - self._window_started)
+            self._window_records, self._window_started = 0, now
+        return QUIET_S if self._rate < BUSY_RATE else BUSY_S if self._rate < FLOOD_RATE else FLOOD_S
 
     def _settle(self) -> None:
         """Arm, drain, and again while the word has been taken; then sleep."""

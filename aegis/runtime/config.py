@@ -7,9 +7,7 @@ enable`), flags. A missing default file is no problem; a missing file that was n
 
 from __future__ import annotations
 
-import difflib
 import os
-import tomllib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,7 +17,6 @@ import msgspec
 from aegis.errors import ConfigError
 from aegis.runtime import modules_found, options
 from aegis.runtime.settings import Option, Settings, Value
-from aegis.runtime.toml_lines import lines_of
 
 DEFAULT_FILE = Path("/etc/aegis/agent.toml")
 PREFIX = "AEGIS_"
@@ -103,6 +100,8 @@ class OptionTable:
 
     def unknown(self, path: str) -> str:
         """The sentence for a path that is no option, with the nearest one that is."""
+        import difflib  # noqa: PLC0415  for a mistake only
+
         near = difflib.get_close_matches(path, [*self.by_path, *self._tables], n=1, cutoff=0.75)
         return f"there is no such option{f'; did you mean {near[0]}?' if near else ''}"
 
@@ -161,6 +160,10 @@ def load(
         given = {path: kept[path] for path in kept if path in table.by_path} | given
     for path, (origin, value) in given.items():
         _take(path, value, origin, table, settings, problems)
+    chosen = settings["agent.modules"]
+    for name in chosen.value if isinstance(chosen.value, tuple) else ():
+        if not table.is_table(f"modules.{name}"):
+            problems.append((chosen.path, chosen.origin, f"there is no module {name!r}"))
     if problems:
         raise ConfigError(tuple(problems))
     return Configuration(settings, table)
@@ -178,6 +181,10 @@ def _files(file: Path | None, problems: list[Problem]) -> Iterator[Path]:
 
 
 def _take_file(path: Path, table: OptionTable, settings: dict[str, Setting], problems: list[Problem]) -> None:
+    import tomllib  # noqa: PLC0415  most agents have no file, and start without the parser
+
+    from aegis.runtime.toml_lines import lines_of  # noqa: PLC0415
+
     raw = b""
     try:
         with path.open("rb") as stream:

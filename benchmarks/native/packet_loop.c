@@ -1,11 +1,15 @@
-/* Sends datagrams on a connected socket and says what one cost this thread: a veth's receive path runs in it too. */
+/* Sends datagrams on a connected socket and says what one cost this thread: a veth's receive path runs in it
+ * too. */
 #define _GNU_SOURCE
 #include <stdint.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <time.h>
 
-enum { BATCH = 64, LARGEST = 1500 };
+enum {
+    BATCH = 64,
+    LARGEST = 1500
+};
 
 static int64_t now(void)
 {

@@ -1,14 +1,14 @@
 /* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
 /* One pass over each packet: flow accounting, owner, cached verdict. Included by core.bpf.c.
  *
- * Who is judged: the initiator of the flow, in its direction; answers follow. The judgement is cached and made again
- * when the policy's generation changes.
- *  - A TCP SYN or an ICMP query from the side that is not the initiator starts something of its own and is judged
- *    by itself, whatever the entry says: otherwise a forged ACK, sent first, could make an entry under which a later
- *    SYN passes as an answer. It becomes the initiator if it may pass. If not, only this packet goes: otherwise a
- *    forged SYN could cut an open connection.
- *  - Other protocols have no mark of a start. There a packet towards a denied initiator is judged by itself, so that
- *    a denied datagram from outside cannot close a port of this host's own queries. */
+ * Who is judged: the initiator of the flow, in its direction; answers follow. The judgement is cached and
+ * made again when the policy's generation changes.
+ *  - A TCP SYN or an ICMP query from the side that is not the initiator starts something of its own and is
+ * judged by itself, whatever the entry says: otherwise a forged ACK, sent first, could make an entry under
+ * which a later SYN passes as an answer. It becomes the initiator if it may pass. If not, only this packet
+ * goes: otherwise a forged SYN could cut an open connection.
+ *  - Other protocols have no mark of a start. There a packet towards a denied initiator is judged by itself,
+ * so that a denied datagram from outside cannot close a port of this host's own queries. */
 
 union aegis_marks {
     struct {
@@ -30,7 +30,7 @@ union aegis_judgement {
 };
 
 #define AEGIS_JUDGEMENT(value) (*(volatile __u64 *)&(value)->generation)
-#define AEGIS_MARKS(value) (*(volatile __u32 *)(value)->tcp_flags)
+#define AEGIS_MARKS(value)     (*(volatile __u32 *)(value)->tcp_flags)
 
 _Static_assert(offsetof(struct aegis_flow_value, generation) % 8 == 0, "the judgement is one word");
 _Static_assert(offsetof(struct aegis_flow_value, tcp_flags) % 4 == 0, "the marks are one word");
@@ -65,14 +65,16 @@ __noinline __u64 aegis_judge(const struct aegis_flow_key *key, __u64 state, __u3
     if (!state)
         return judgement.word;
     port = initiator == AEGIS_EGRESS ? key->remote_port : key->local_port;
-    decision = aegis_policy_lookup(bpf_be64_to_cpu(*(__u64 *)key->remote), bpf_be64_to_cpu(*(__u64 *)(key->remote + 8)),
+    decision = aegis_policy_lookup(bpf_be64_to_cpu(*(__u64 *)key->remote),
+                                   bpf_be64_to_cpu(*(__u64 *)(key->remote + 8)),
                                    aegis_where(state & 0x7f, initiator, key->protocol, key->fragment, port));
     judgement.verdict = aegis_decide(decision, &judgement.rule);
     return judgement.word;
 }
 
 /* Sends the record of a deny or audit. */
-static __always_inline void aegis_report(const struct aegis_packet *packet, __u64 word, __u64 owner, __u64 cookie)
+static __always_inline void aegis_report(const struct aegis_packet *packet, __u64 word, __u64 owner,
+                                         __u64 cookie)
 {
     union aegis_judgement judgement = {.word = word};
     struct aegis_flow_value value = {};
@@ -103,17 +105,18 @@ __noinline int aegis_apply(__u64 word, __u64 state, __u32 direction, __u32 lengt
 }
 
 /* A packet that is in no entry: judged by itself and counted under `total`. */
-__noinline int aegis_flow_uncached(const struct aegis_packet *packet, __u64 state, __u32 initiator, __u32 total)
+__noinline int aegis_flow_uncached(const struct aegis_packet *packet, __u64 state, __u32 initiator,
+                                   __u32 total)
 {
-    __u64 word;
+    union aegis_judgement judgement;
 
     if (!packet)
         return TC_ACT_UNSPEC;
     aegis_total(total, packet->direction, packet->length);
-    word = aegis_judge(&packet->key, state, initiator);
-    if (word >> 48 & 0xff)
-        aegis_report(packet, word, 0, 0);
-    return aegis_apply(word, state, packet->direction, packet->length);
+    judgement.word = aegis_judge(&packet->key, state, initiator);
+    if (judgement.verdict != AEGIS_VERDICT_ALLOW)
+        aegis_report(packet, judgement.word, 0, 0);
+    return aegis_apply(judgement.word, state, packet->direction, packet->length);
 }
 
 /* A packet whose header made no sense. */
@@ -126,8 +129,10 @@ __noinline int aegis_flow_refuse(__u64 state, __u32 refusal, __u32 direction, __
     return TC_ACT_SHOT;
 }
 
-/* Counts a packet in an entry. Last of all steps: a harvest that sees the counts sees what the packet changed. */
-static __always_inline void aegis_flow_count(struct aegis_flow_value *value, const __u32 direction, __u32 length)
+/* Counts a packet in an entry. Last of all steps: a harvest that sees the counts sees what the packet
+ * changed. */
+static __always_inline void aegis_flow_count(struct aegis_flow_value *value, const __u32 direction,
+                                             __u32 length)
 {
     if (direction == AEGIS_EGRESS) {
         __sync_fetch_and_add(&value->bytes[AEGIS_EGRESS], length);
@@ -139,7 +144,8 @@ static __always_inline void aegis_flow_count(struct aegis_flow_value *value, con
 }
 
 /* First packet of a flow. */
-__noinline int aegis_flow_first(struct __sk_buff *skb, const struct aegis_packet *packet, __u64 state, __u32 epoch)
+__noinline int aegis_flow_first(struct __sk_buff *skb, const struct aegis_packet *packet, __u64 state,
+                                __u32 epoch)
 {
     struct aegis_flow_value value = {};
     struct aegis_flow_value *other;
@@ -198,7 +204,8 @@ __noinline int aegis_flow_first(struct __sk_buff *skb, const struct aegis_packet
 }
 
 /* Judges a packet for which the cached judgement does not do, and keeps the result where it is the flow's. */
-__noinline __u64 aegis_flow_judge(const struct aegis_packet *packet, struct aegis_flow_value *value, __u64 state)
+__noinline __u64 aegis_flow_judge(const struct aegis_packet *packet, struct aegis_flow_value *value,
+                                  __u64 state)
 {
     union aegis_judgement cached, judgement;
     __u32 direction;
@@ -239,15 +246,16 @@ __noinline int aegis_flow_reopen(struct __sk_buff *skb, const struct aegis_packe
     return 0;
 }
 
-/* Owner of a flow whose socket was not seen yet, from a later packet on its way out. A SYN-ACK's request socket
- * takes nothing from the listener's owner, and the next packet's socket is asked again. */
+/* Owner of a flow whose socket was not seen yet, from a later packet on its way out. A SYN-ACK's request
+ * socket takes nothing from the listener's owner, and the next packet's socket is asked again. */
 __noinline int aegis_flow_own(struct __sk_buff *skb, struct aegis_flow_value *value)
 {
     __u64 owner = aegis_owner_of_sent(skb);
 
     if (!value)
         return 0;
-    if (owner == AEGIS_OWNER_OF_LABEL(AEGIS_OWNER_REQUEST) || owner == AEGIS_OWNER_OF_LABEL(AEGIS_OWNER_FORWARDED)) {
+    if (owner == AEGIS_OWNER_OF_LABEL(AEGIS_OWNER_REQUEST) ||
+        owner == AEGIS_OWNER_OF_LABEL(AEGIS_OWNER_FORWARDED)) {
         if (!value->owner)
             value->owner = owner;
         return 0;
@@ -292,9 +300,9 @@ static __always_inline int aegis_flow_packet(struct __sk_buff *skb, const __u32 
     judgement.word = AEGIS_JUDGEMENT(value);
     if (unlikely(old.marks & AEGIS_MARK_RETIRED))
         return aegis_flow_uncached(&packet, state, judgement.initiator, AEGIS_TOTAL_RETIRED);
-    if (unlikely(judgement.generation != (__u32)(state >> 8) ||
-                 (judgement.initiator != direction &&
-                  (packet.opens || judgement.verdict == AEGIS_VERDICT_DENY))))
+    if (unlikely(
+            judgement.generation != (__u32)(state >> 8) ||
+            (judgement.initiator != direction && (packet.opens || judgement.verdict == AEGIS_VERDICT_DENY))))
         judgement.word = aegis_flow_judge(&packet, value, state);
     if (unlikely(packet.opens && judgement.verdict != AEGIS_VERDICT_DENY && old.state == AEGIS_FLOW_CLOSED)) {
         aegis_flow_reopen(skb, &packet, value);
@@ -304,7 +312,8 @@ static __always_inline int aegis_flow_packet(struct __sk_buff *skb, const __u32 
         marks.word = old.word;
         marks.tcp_flags[direction] |= packet.tcp_flags;
         marks.marks |= direction == AEGIS_EGRESS ? AEGIS_MARK_EGRESS : AEGIS_MARK_INGRESS;
-        if ((marks.marks & (AEGIS_MARK_EGRESS | AEGIS_MARK_INGRESS)) == (AEGIS_MARK_EGRESS | AEGIS_MARK_INGRESS))
+        if ((marks.marks & (AEGIS_MARK_EGRESS | AEGIS_MARK_INGRESS)) ==
+            (AEGIS_MARK_EGRESS | AEGIS_MARK_INGRESS))
             marks.state |= AEGIS_FLOW_ESTABLISHED;
         if (packet.tcp_flags & (AEGIS_TCP_FIN | AEGIS_TCP_RST)) {
             marks.state |= AEGIS_FLOW_CLOSING;
@@ -339,137 +348,4 @@ SEC("tc")
 int tc_ingress_flow(struct __sk_buff *skb)
 {
     return aegis_flow_packet(skb, AEGIS_INGRESS);
-}
-
-/* Seconds since the last packet. */
-static __always_inline __u32 aegis_flow_idle(const struct aegis_sweep *sweep, const struct aegis_flow_value *value)
-{
-    __u32 last = value->epoch;
-
-    if (last == sweep->stale && last < sweep->floor)
-        last = sweep->floor;
-    return sweep->now > last ? sweep->now - last : 0;
-}
-
-static __always_inline __u32 aegis_flow_limit(const struct aegis_sweep *sweep, const struct aegis_flow_key *key,
-                                              const struct aegis_flow_value *value)
-{
-    if (key->protocol != AEGIS_PROTO_TCP)
-        return value->state ? sweep->idle[AEGIS_IDLE_DATAGRAM_ESTABLISHED] : sweep->idle[AEGIS_IDLE_DATAGRAM_NEW];
-    if (value->state >= AEGIS_FLOW_CLOSING)
-        return sweep->idle[AEGIS_IDLE_TCP_ENDED];
-    return value->state ? sweep->idle[AEGIS_IDLE_TCP_ESTABLISHED] : sweep->idle[AEGIS_IDLE_TCP_OPENING];
-}
-
-/* Copies an entry out; false when there is no room. */
-static __always_inline bool aegis_sweep_row(struct aegis_sweep *sweep, const struct aegis_flow_key *key,
-                                            const struct aegis_flow_value *value)
-{
-    __u32 index = sweep->rows;
-    struct aegis_flow_row *row = bpf_map_lookup_elem(&aegis_flow_rows, &index);
-
-    if (!row)
-        return false;
-    row->key = *key;
-    row->value = *value;
-    sweep->rows = index + 1;
-    return true;
-}
-
-/* Tells an entry that changed since it was last told; false when there is no room. What is told is what was read
- * before: counts that a packet adds meanwhile make the sums differ, so that the next harvest tells them. */
-static __always_inline bool aegis_sweep_tell(struct aegis_sweep *sweep, const struct aegis_flow_key *key,
-                                             struct aegis_flow_value *value)
-{
-    __u64 sum = ((volatile __u64 *)value->packets)[0] + ((volatile __u64 *)value->packets)[1] +
-                ((volatile __u64 *)value->bytes)[0] + ((volatile __u64 *)value->bytes)[1];
-
-    if (sum == value->harvested)
-        return true;
-    if (!aegis_sweep_row(sweep, key, value))
-        return false;
-    value->harvested = sum;
-    return true;
-}
-
-/* Moves the counts of a retired entry to the total, tells them and deletes it. One run of a program, so that whoever
- * kills the agent, the counts are in the entry or in the total. */
-static __always_inline bool aegis_sweep_reap(struct aegis_sweep *sweep, const struct aegis_flow_key *key,
-                                             const struct aegis_flow_value *value)
-{
-    __u32 index = AEGIS_TOTAL_REAPED;
-    struct aegis_packet_counter *total = bpf_map_lookup_elem(&aegis_packet_totals, &index);
-
-    if (!total || !aegis_sweep_row(sweep, key, value))
-        return false;
-    __sync_fetch_and_add(&total->packets[0], value->packets[0]);
-    __sync_fetch_and_add(&total->packets[1], value->packets[1]);
-    __sync_fetch_and_add(&total->bytes[0], value->bytes[0]);
-    __sync_fetch_and_add(&total->bytes[1], value->bytes[1]);
-    bpf_map_delete_elem(&aegis_flows, key);
-    return true;
-}
-
-static long aegis_sweep_entry(void *map, struct aegis_flow_key *key, struct aegis_flow_value *value,
-                              struct aegis_sweep *sweep)
-{
-    union aegis_marks retired = {.marks = AEGIS_MARK_RETIRED};
-
-    if (sweep->walked++ < sweep->skip)
-        return 0;
-    switch (sweep->kind) {
-    case AEGIS_SWEEP_HARVEST:
-        if (aegis_sweep_tell(sweep, key, value))
-            return 0;
-        sweep->walked--;
-        return 1;
-    case AEGIS_SWEEP_RETIRE:
-        if (!(value->marks & AEGIS_MARK_RETIRED)) {
-            if (aegis_flow_idle(sweep, value) < aegis_flow_limit(sweep, key, value))
-                return 0;
-            __sync_fetch_and_or((__u32 *)value->tcp_flags, retired.word);
-        }
-        sweep->marked++;
-        return 0;
-    case AEGIS_SWEEP_REAP:
-        return value->marks & AEGIS_MARK_RETIRED && !aegis_sweep_reap(sweep, key, value);
-    default:
-        sweep->packets[0] += value->packets[0];
-        sweep->packets[1] += value->packets[1];
-        sweep->bytes[0] += value->bytes[0];
-        sweep->bytes[1] += value->bytes[1];
-        return 0;
-    }
-}
-
-static long aegis_sweep_key(__u32 index, struct aegis_sweep *sweep)
-{
-    struct aegis_flow_key *key = bpf_map_lookup_elem(&aegis_flow_keys, &index);
-    struct aegis_flow_value *value;
-
-    if (!key)
-        return 1;
-    value = bpf_map_lookup_elem(&aegis_flows, key);
-    if (value)
-        aegis_sweep_tell(sweep, key, value);
-    return 0;
-}
-
-/* One walk over the flow table; see struct aegis_sweep. */
-SEC("syscall")
-int syscall_flow_sweep(struct aegis_sweep *sweep)
-{
-    struct aegis_sweep walk = *sweep;
-
-    walk.walked = 0;
-    walk.rows = 0;
-    walk.marked = 0;
-    walk.packets[0] = walk.packets[1] = 0;
-    walk.bytes[0] = walk.bytes[1] = 0;
-    if (walk.kind == AEGIS_SWEEP_KEYS)
-        bpf_loop(walk.keys, aegis_sweep_key, &walk, 0);
-    else
-        bpf_for_each_map_elem(&aegis_flows, aegis_sweep_entry, &walk, 0);
-    *sweep = walk;
-    return 0;
 }

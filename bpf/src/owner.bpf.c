@@ -1,10 +1,19 @@
 /* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
-/* Who owns a socket: the process that made it, and once it connects or listens, the process that did that. Included
- * by core.bpf.c. */
+/* Who owns a socket: the process that made it, and once it connects or listens, the process that did that.
+ * Included by core.bpf.c. */
 
-enum { AEGIS_TCP_SYN_SENT = 2, AEGIS_TCP_LISTEN = 10 };
-enum { AEGIS_AF_INET = 2, AEGIS_AF_INET6 = 10, AEGIS_SOCK_RAW = 3 };
-enum { AEGIS_PF_KTHREAD = 0x00200000 };
+enum {
+    AEGIS_TCP_SYN_SENT = 2,
+    AEGIS_TCP_LISTEN = 10
+};
+enum {
+    AEGIS_AF_INET = 2,
+    AEGIS_AF_INET6 = 10,
+    AEGIS_SOCK_RAW = 3
+};
+enum {
+    AEGIS_PF_KTHREAD = 0x00200000
+};
 
 #define AEGIS_OWNER_OF_LABEL(label) ((__u64)(label) << 22)
 
@@ -98,8 +107,8 @@ int iter_task_file_owner(struct bpf_iter__task_file *ctx)
     return 0;
 }
 
-/* The label of a full socket. Sockets for the kernel's own answers (RST, ICMP, neighbour discovery) are raw and
- * pass no sock_create. */
+/* The label of a full socket. Sockets for the kernel's own answers (RST, ICMP, neighbour discovery) are raw
+ * and pass no sock_create. */
 static __always_inline __u64 aegis_owner_of_socket(struct bpf_sock *sk)
 {
     __u64 *label = bpf_sk_storage_get(&aegis_sk_owner, sk, NULL, 0);
@@ -122,8 +131,8 @@ __noinline __u64 aegis_owner_of_sent(struct __sk_buff *skb)
     return aegis_owner_of_socket(sk);
 }
 
-/* Owner of a packet on its way in, by the socket that will get it; a SYN finds its listener. skb->sk is never used
- * here: between namespaces it is the sender's socket. */
+/* Owner of a packet on its way in, by the socket that will get it; a SYN finds its listener. skb->sk is never
+ * used here: between namespaces it is the sender's socket. */
 __noinline __u64 aegis_owner_of_received(struct __sk_buff *skb, const struct aegis_flow_key *key)
 {
     struct bpf_sock_tuple tuple = {};

@@ -1,18 +1,22 @@
 /* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
-/* For tests and benchmarks only: the flow program on another packet at each run, and what that costs without it. */
+/* For tests and benchmarks only: the flow program on another packet at each run, and what that costs without
+ * it. */
 #define AEGIS_WITH_FLOWS
 #include "kern/prelude.bpf.h"
 #include "kern/maps.bpf.h"
 #include "kern/emit.bpf.h"
 #include "kern/verdict.bpf.h"
 #include "kern/packet.bpf.h"
+#include "kern/parse.bpf.h"
 #include "owner.bpf.c"
 #include "flow.bpf.c"
+#include "sweep.bpf.c"
 
-char LICENSE[] SEC("license") = "Dual BSD/GPL";
+char LICENSE[] SEC("license")
+= "Dual BSD/GPL";
 
-/* [0] runs so far, [1] flows to rotate over less one (a power of two less one), [2] odd step from flow to flow: with
- * another step than the one that filled the table, the order in memory helps no more. */
+/* [0] runs so far, [1] flows to rotate over less one (a power of two less one), [2] odd step from flow to
+ * flow: with another step than the one that filled the table, the order in memory helps no more. */
 struct {
     __uint(type, BPF_MAP_TYPE_ARRAY);
     __uint(map_flags, BPF_F_MMAPABLE);

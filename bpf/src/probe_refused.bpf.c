@@ -15,18 +15,20 @@ typedef __u32 __wsum;
 #include <bpf/bpf_helpers.h>
 
 struct {
-  __uint(type, BPF_MAP_TYPE_HASH);
-  __uint(max_entries, 1);
-  __type(key, __u32);
-  __type(value, __u64);
+    __uint(type, BPF_MAP_TYPE_HASH);
+    __uint(max_entries, 1);
+    __type(key, __u32);
+    __type(value, __u64);
 } refused_words SEC(".maps");
 
 /* Reads through a look-up that may be NULL. */
 SEC("syscall")
-int refused_null(void *context) {
-  __u32 zero = 0;
-  __u64 *value = bpf_map_lookup_elem(&refused_words, &zero);
-  return (int)*value;
+int refused_null(void *context)
+{
+    __u32 zero = 0;
+    __u64 *value = bpf_map_lookup_elem(&refused_words, &zero);
+    return (int)*value;
 }
 
-char LICENSE[] SEC("license") = "Dual BSD/GPL";
+char LICENSE[] SEC("license")
+= "Dual BSD/GPL";

@@ -89,7 +89,10 @@ COUNTED = {
     "GRE": (four(47, bytes(24)), Key(A, B, protocol=47)),
     "protocol without payload": (four(59, b""), Key(A, B, protocol=59)),
     "ICMPv6 in IPv4": (four(p.ICMPV6, p.icmp(128, 0, 77)), Key(A, B, protocol=p.ICMPV6)),
-    "first fragment": (four(p.UDP, p.udp(40001, 53, bytes(16), length=4000), fragment=MORE), Key(A, B, 40001, 53)),
+    "first fragment": (
+        four(p.UDP, p.udp(40001, 53, bytes(16), length=4000), fragment=MORE),
+        Key(A, B, 40001, 53),
+    ),
     "later fragment": (four(p.UDP, bytes(24), fragment=MORE | LATER), Key(A, B, protocol=p.UDP, fragment=1)),
     "last fragment": (four(p.TCP, bytes(8), fragment=LATER), Key(A, B, protocol=p.TCP, fragment=1)),
     "do not fragment": (four(p.UDP, DATAGRAM, fragment=0x4000), Key(A, B, 40001, 53)),
@@ -110,9 +113,7 @@ COUNTED = {
             p.HOP_BY_HOP,
             p.extension(
                 p.DESTINATION,
-                p.extension(
-                    p.ROUTING, p.extension(p.DESTINATION, p.extension(p.TCP, SEGMENT), units=1)
-                ),
+                p.extension(p.ROUTING, p.extension(p.DESTINATION, p.extension(p.TCP, SEGMENT), units=1)),
             ),
         ),
         Key(A6, B6, 40001, 443, p.TCP),
@@ -195,7 +196,10 @@ REFUSED = {
         six(p.FRAGMENT, p.fragment6(p.FRAGMENT, 0, True, p.fragment6(p.UDP, 0, True, DATAGRAM))),
         "bad_header",
     ),
-    "extension longer than the packet": (six(p.ROUTING, p.extension(p.UDP, b"")[:1] + b"\x02" + bytes(6)), "truncated"),
+    "extension longer than the packet": (
+        six(p.ROUTING, p.extension(p.UDP, b"")[:1] + b"\x02" + bytes(6)),
+        "truncated",
+    ),
     "half an extension": (six(p.ROUTING, p.extension(p.UDP, b"")[:7]), "truncated"),
     "seven extensions": (six(*SEVEN), "extensions"),
     "three VLAN tags": (
@@ -248,7 +252,10 @@ def test_refused(table: Table, name: str, direction: str) -> None:
     ("request_", "reply"),
     [
         (four(p.ICMP, p.icmp(8, 0, 5003)), p.ethernet(p.IPV4, p.ipv4(B, A, p.ICMP, p.icmp(0, 0, 5003)))),
-        (six(p.ICMPV6, p.icmp(128, 0, 5003)), p.ethernet(p.IPV6, p.ipv6(B6, A6, p.ICMPV6, p.icmp(129, 0, 5003)))),
+        (
+            six(p.ICMPV6, p.icmp(128, 0, 5003)),
+            p.ethernet(p.IPV6, p.ipv6(B6, A6, p.ICMPV6, p.icmp(129, 0, 5003))),
+        ),
     ],
 )
 @pytest.mark.parametrize("first", [EGRESS, INGRESS])
@@ -296,8 +303,13 @@ def test_error_counts_in_the_quoted_flow(table: Table, version: int, protocol: i
 
 def test_tcp_states(table: Table) -> None:
     """new, established, closing, closed; and a SYN begins anew on the closed entry."""
-    out = lambda flags: p.ethernet(p.IPV4, p.ipv4(A, B, p.TCP, p.tcp(46001, 80, flags)))  # noqa: E731
-    back = lambda flags: p.ethernet(p.IPV4, p.ipv4(B, A, p.TCP, p.tcp(80, 46001, flags)))  # noqa: E731
+
+    def out(flags: int) -> bytes:
+        return p.ethernet(p.IPV4, p.ipv4(A, B, p.TCP, p.tcp(46001, 80, flags)))
+
+    def back(flags: int) -> bytes:
+        return p.ethernet(p.IPV4, p.ipv4(B, A, p.TCP, p.tcp(80, 46001, flags)))
+
     steps = [
         (EGRESS, out(p.SYN), abi.FLOW_NEW),
         (INGRESS, back(p.SYN | p.ACK), abi.FLOW_ESTABLISHED),
@@ -312,8 +324,7 @@ def test_tcp_states(table: Table) -> None:
     for direction, packet, state in steps:
         table.send(direction, packet)
         (row,) = table.changed()
-        assert row.state == state, (direction, packet)
-    assert row.initiator == abi.EGRESS
+        assert (row.state, row.initiator) == (state, abi.EGRESS), (direction, packet)
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import random
+import select
 import signal
 import socket
 import time
@@ -36,13 +38,15 @@ def install(pins: Path, interface: int) -> Datapath:
     )
 
 
-def agent(pins: Path, interface: int) -> None:
-    """Adopt what is there and read it until killed."""
+def agent(pins: Path, interface: int, reaped: int) -> None:
+    """Adopt what is there and read it until killed; a byte to `reaped` once that worked."""
     path = install(pins, interface)
     with FlowReader(path.object, boottime_ns) as reader:
         while True:
             reader.harvest()
-            reader.reap(NOTHING_IS_TOO_YOUNG)
+            if reader.reap(NOTHING_IS_TOO_YOUNG) and reaped >= 0:
+                os.write(reaped, b"!")
+                reaped = -1
 
 
 def test_kill_at_any_moment(world: World) -> None:
@@ -55,13 +59,18 @@ def test_kill_at_any_moment(world: World) -> None:
         sink.bind((world.b.v4, 0))
         port = sink.getsockname()[1]
         with world.a.start(
-            testers.udp_datagrams, world.a.v4, world.b.v4, port, DATAGRAMS, 73, 20_000
+            testers.udp_datagrams, world.a.v4, world.b.v4, port, DATAGRAMS, 73, 10_000
         ) as traffic:
-            for _ in range(KILLS):
-                with world.a.start(agent, pins, world.a.index) as child:
-                    time.sleep(dice.uniform(0.02, 0.2))
+            for turn in range(KILLS):
+                reaped = os.pipe()
+                with world.a.start(agent, pins, world.a.index, reaped[1]) as child:
+                    os.close(reaped[1])
+                    if turn % 2 and traffic.running():
+                        select.select([reaped[0]], [], [], 20)
+                    time.sleep(dice.uniform(0, 0.15))
                     child.signal(signal.SIGKILL)
                     child.wait(10)
+                os.close(reaped[0])
             assert traffic.result(60).done == DATAGRAMS
     after = world.a.statistics()
     with world.a.entered():

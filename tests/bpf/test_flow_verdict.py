@@ -31,7 +31,9 @@ def back(protocol: int, carried: bytes, **options: Any) -> bytes:
     return p.ethernet(p.IPV4, p.ipv4(THERE, HERE, protocol, carried, **options))
 
 
-def deny(section: str, *, port: int | None = None, protocol: str = "ANY", mode: str = "enforce") -> dict[str, Any]:
+def deny(
+    section: str, *, port: int | None = None, protocol: str = "ANY", mode: str = "enforce"
+) -> dict[str, Any]:
     """Deny the peer, or one port of it (egress) or of this host (ingress)."""
     word = "toCIDRSet" if section == "egressDeny" else "fromCIDRSet"
     rule: dict[str, Any] = {word: [{"cidr": f"{THERE}/32"}]}

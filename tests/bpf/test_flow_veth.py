@@ -108,7 +108,12 @@ def test_vlan_tags(world: World) -> None:
         rows = harvested(reader)
         tags = {(row.vlan_outer, row.vlan_inner): (row.packets_egress, row.packets_ingress) for row in rows}
         # Sender and receiver are mirrored in the frame, so what a sends is another flow than what it gets.
-        assert sorted((row.vlan_outer, row.vlan_inner) for row in rows) == [(211, 0), (211, 0), (307, 101), (307, 101)]
+        assert sorted((row.vlan_outer, row.vlan_inner) for row in rows) == [
+            (211, 0),
+            (211, 0),
+            (307, 101),
+            (307, 101),
+        ]
         assert set(tags) == {(211, 0), (307, 101)}
         assert {(row.packets_egress, row.packets_ingress) for row in rows} == {(1, 0), (0, 1)}
         assert reader.totals().balanced()
@@ -124,8 +129,8 @@ def test_frames_cut_in_their_header(world: World) -> None:
             raw.send(frame)
         settled(world)
         totals = reader.totals()
-        assert totals.truncated == totals.seen == Count(
-            egress_packets=len(cut), egress_bytes=sum(map(len, cut))
+        assert (
+            totals.truncated == totals.seen == Count(egress_packets=len(cut), egress_bytes=sum(map(len, cut)))
         )
         assert totals.balanced()
 
@@ -135,7 +140,9 @@ def tunnel(world: World, *addresses: str) -> Iterator[tuple[int, int]]:
     """A device without link headers in a's namespace: its index, and the descriptor of its far side."""
     with world.a.entered():
         far = os.open("/dev/net/tun", os.O_RDWR)
-        fcntl.ioctl(far, 0x400454CA, struct.pack("16sH14x", b"aegistun", 0x1001))  # TUNSETIFF, IFF_TUN | IFF_NO_PI
+        fcntl.ioctl(
+            far, 0x400454CA, struct.pack("16sH14x", b"aegistun", 0x1001)
+        )  # TUNSETIFF, IFF_TUN | IFF_NO_PI
         with world.a.netlink() as netlink:
             for address in addresses:
                 netlink.add_address("aegistun", address)
@@ -161,7 +168,7 @@ def test_a_device_without_link_headers(world: World) -> None:
                 receiver.settimeout(10)
                 carried = p.udp(53, 5003 + number, bytes(31))
                 build = p.ipv6 if ":" in here else p.ipv4
-                os.write(far, build(there, here, p.UDP, checked(there, here, carried)))
+                os.write(far, build(there, here, p.UDP, p.checked_udp(there, here, carried)))
                 receiver.recv(100)
                 receiver.sendto(bytes(31), (there, 53))
             header = 40 if ":" in here else 20
@@ -185,16 +192,6 @@ def test_a_device_without_link_headers(world: World) -> None:
 def packed(address: str) -> bytes:
     found = p.address(address)
     return found if len(found) == 16 else bytes(10) + b"\xff\xff" + found
-
-
-def checked(source: str, destination: str, datagram: bytes) -> bytes:
-    """The datagram with its checksum, which IPv6 wants."""
-    pseudo = p.address(source) + p.address(destination) + struct.pack("!IHH", len(datagram), 0, p.UDP)
-    data = pseudo + datagram
-    total = sum(struct.unpack(f"!{(len(data) + 1) // 2}H", data + bytes(len(data) % 2)))
-    while total >> 16:
-        total = (total & 0xFFFF) + (total >> 16)
-    return datagram[:6] + struct.pack("!H", ~total & 0xFFFF) + datagram[8:]
 
 
 def test_no_byte_is_lost_while_flows_are_reaped(world: World, way: Way) -> None:

@@ -43,7 +43,12 @@ def is_of(owner: SocketOwner, process: Identity) -> bool:
     assert owner.label == "process"
     assert owner.start_ns is not None
     ticks = owner.start_ns * os.sysconf("SC_CLK_TCK") // 1_000_000_000
-    return (owner.pid, owner.uid, owner.comm, ticks) == (process.pid, process.uid, process.comm, process.ticks)
+    return (owner.pid, owner.uid, owner.comm, ticks) == (
+        process.pid,
+        process.uid,
+        process.comm,
+        process.ticks,
+    )
 
 
 def flows(reader: FlowReader, protocol: int) -> list[FlowRow]:
@@ -285,7 +290,7 @@ def test_owners_are_forgotten_when_process_and_flows_are_gone(world: World) -> N
         process = world.a.run(send, world.a.v4, world.b.v4, sink.getsockname()[1], cgroup=world.cgroup)
 
         def alive(owner: SocketOwner) -> bool:
-            return owner.pid != process.pid
+            return bool(owner.pid != process.pid)
 
         (row,) = flows(reader, p.UDP)
         assert reader.forget_owners(alive) == 0, "a flow uses it"

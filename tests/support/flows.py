@@ -6,12 +6,12 @@ import contextlib
 import json
 import socket
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from aegis._native.flowtable import FlowRow, FlowTable
-from aegis.kernel import abi
 from aegis.host.rtnetlink import LinkStatistics
+from aegis.kernel import abi
 from aegis.kernel.constants import Constants
 from aegis.kernel.datapath import CORE, Datapath
 from aegis.kernel.flows import Count, FlowReader
@@ -73,11 +73,13 @@ class Table:
 
 
 @contextlib.contextmanager
-def open_table(*, flows: int = 4096, constants: Constants = CONSTANTS) -> Iterator[Table]:
-    """A table of its own for as long as the block lasts."""
-    with BpfObject.open("core", constants=constants, map_sizes={"aegis_flows": flows}) as core:
+def open_table(
+    name: str = "core", *, flows: int = 4096, clock: Callable[[], int] = boottime_ns
+) -> Iterator[Table]:
+    """A table of its own for as long as the block lasts; `clock` is what its reader takes for CLOCK_BOOTTIME."""
+    with BpfObject.open(name, constants=CONSTANTS, map_sizes={"aegis_flows": flows}) as core:
         core.load()
-        with FlowReader(core, boottime_ns) as reader, contextlib.closing(PolicySlots.of(core)) as slots:
+        with FlowReader(core, clock) as reader, contextlib.closing(PolicySlots.of(core)) as slots:
             yield Table(core, reader, slots)
 
 

@@ -25,6 +25,14 @@ def address(text: str) -> bytes:
     return ipaddress.ip_address(text).packed
 
 
+def checksum(data: bytes) -> bytes:
+    """The Internet checksum (RFC 1071) of data in which its own field is left out or zero."""
+    total = sum(struct.unpack(f"!{(len(data) + 1) // 2}H", data + bytes(len(data) % 2)))
+    while total >> 16:
+        total = (total & 0xFFFF) + (total >> 16)
+    return struct.pack("!H", ~total & 0xFFFF)
+
+
 def ipv4(
     source: str,
     destination: str,
@@ -41,24 +49,19 @@ def ipv4(
     header = 5 + len(options) // 4
     total = header * 4 + len(carried) if length is None else length
     first = version << 4 | (header if words is None else words)
-    fixed = struct.pack(
-        "!BBHHHBBH4s4s",
-        first,
-        0,
-        total,
-        7,
-        fragment,
-        64,
-        protocol,
-        0,
-        address(source),
-        address(destination),
-    )
-    return fixed + options + carried
+    ends = address(source) + address(destination)
+    fixed = struct.pack("!BBHHHBB", first, 0, total, 7, fragment, 64, protocol)
+    return fixed + checksum(fixed + ends + options) + ends + options + carried
 
 
 def ipv6(
-    source: str, destination: str, following: int, carried: bytes, *, length: int | None = None, version: int = 6
+    source: str,
+    destination: str,
+    following: int,
+    carried: bytes,
+    *,
+    length: int | None = None,
+    version: int = 6,
 ) -> bytes:
     """`following` is the type of the first header in `carried`."""
     size = len(carried) if length is None else length
@@ -95,6 +98,12 @@ def tcp(
 def udp(source: int, destination: int, carried: bytes = b"", *, length: int | None = None) -> bytes:
     size = 8 + len(carried) if length is None else length
     return struct.pack("!HHHH", source, destination, size, 0) + carried
+
+
+def checked_udp(source: str, destination: str, datagram: bytes) -> bytes:
+    """The datagram with its checksum, which a receiver over IPv6 wants."""
+    pseudo = address(source) + address(destination) + struct.pack("!IHH", len(datagram), 0, UDP)
+    return datagram[:6] + checksum(pseudo + datagram) + datagram[8:]
 
 
 def sctp(source: int, destination: int, carried: bytes = b"") -> bytes:

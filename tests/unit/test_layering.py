@@ -30,7 +30,7 @@ ONLY_FROM: dict[str, tuple[str, ...]] = {
     "aegis._native._libbpf": ("aegis/kernel/",),
     "aegis._native.ringbuf": ("aegis/kernel/",),
     # A thread enters a namespace of its own to try clsact; libbpf's words are kept by thread. Nothing else has threads.
-    "threading": ("aegis/kernel/features.py", "aegis/kernel/library.py"),
+    "threading": ("aegis/runtime/offload.py", "aegis/kernel/features.py", "aegis/kernel/library.py"),
     "concurrent": (),
     "time": ("aegis/runtime/clock.py", "aegis/cli/"),
     # The tool's demo starts the agent, and a build script (the only Python there) the compiler; the agent nothing.

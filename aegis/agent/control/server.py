@@ -23,6 +23,7 @@ from aegis.runtime.module import Log
 
 GROUP = "aegis"
 MAX_CONNECTIONS = 64
+KEPT_FOR_ROOT = 8  # of them
 MAX_REQUESTS = 16  # of one connection at a time
 
 _quiet = logging.getLogger("aegis.control")  # the library's own words about clients that speak nonsense
@@ -91,12 +92,13 @@ class ControlServer:
     async def _serve(self, connection: ServerConnection) -> None:
         task = asyncio.current_task()
         assert task is not None
-        if len(self._handlers) >= MAX_CONNECTIONS:
-            await connection.close(1013, f"{MAX_CONNECTIONS} clients are connected")
+        peer = peer_of(connection.transport.get_extra_info("socket"))
+        room = MAX_CONNECTIONS if peer.may_change else MAX_CONNECTIONS - KEPT_FOR_ROOT
+        if len(self._handlers) >= room:
+            await connection.close(1013, f"{room} clients are connected")
             return
         self._handlers.add(task)
         try:
-            peer = peer_of(connection.transport.get_extra_info("socket"))
             async with asyncio.TaskGroup() as group:
                 running: set[asyncio.Task[None]] = set()
                 try:

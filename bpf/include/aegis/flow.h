@@ -2,14 +2,16 @@
 /* One entry per biflow (RFC 5103), keyed by the hook's side: local is the source at egress and the
  * destination at ingress. Addresses in network order, IPv4 mapped; ports in host order.
  *
- * Ports of ICMP and ICMPv6: a query (echo, timestamp, ...) and its reply share one key. The querier's side has the
- * identifier as its port, the other side has type << 8 | code of the query, so that both hosts may query each other
- * with one identifier and keep two flows. Other messages have 0 on the sender's side and type << 8 | code on the
- * other. Errors are counted in the flow of the packet they quote while that flow is known. */
+ * Ports of ICMP and ICMPv6: a query (echo, timestamp, ...) and its reply share one key. The querier's side
+ * has the identifier as its port, the other side has type << 8 | code of the query, so that both hosts may
+ * query each other with one identifier and keep two flows. Other messages have 0 on the sender's side and
+ * type << 8 | code on the other. Errors are counted in the flow of the packet they quote while that flow is
+ * known. */
 #ifndef AEGIS_FLOW_H
 #define AEGIS_FLOW_H
 
-/* Who owns a socket when no process can be named: the low 22 bits of an owner id are 0 and the rest is this. */
+/* Who owns a socket when no process can be named: the low 22 bits of an owner id are 0 and the rest is this.
+ */
 enum aegis_owner_label {
     AEGIS_OWNER_UNKNOWN = 0,
     AEGIS_OWNER_KERNEL = 1,    /* a full socket of the kernel's own: RST, ICMP answers, neighbour discovery */
@@ -58,8 +60,8 @@ struct aegis_flow_value {
     __u32 epoch;      /* struct aegis_control's at the last packet */
     /* One aligned 4-byte word, changed by atomic "or" and "and" only. */
     __u8 tcp_flags[2];
-    __u8 state; /* enum aegis_flow_state */
-    __u8 marks; /* enum aegis_flow_mark */
+    __u8 state;            /* enum aegis_flow_state */
+    __u8 marks;            /* enum aegis_flow_mark */
     __u64 owner;           /* (start_ns >> 10) << 22 | tgid, or a label << 22 */
     __u64 cookie;          /* of the socket, 0 while none was seen */
     __u64 first_ns;        /* CLOCK_BOOTTIME */
@@ -98,7 +100,7 @@ enum aegis_idle_class {
     AEGIS_IDLE_TCP_ENDED = 2,   /* closing and closed */
     AEGIS_IDLE_DATAGRAM_ESTABLISHED = 3,
     AEGIS_IDLE_DATAGRAM_NEW = 4,
-    AEGIS_IDLE_CLASSES = 6
+    AEGIS_IDLE_CLASSES = 6 /* room for an even number */
 };
 
 enum aegis_sweep_limits {
@@ -115,7 +117,7 @@ struct aegis_sweep {
      * may have had packets up to `floor`. */
     __u32 stale;
     __u32 floor;
-    __u32 keys; /* KEYS: how many */
+    __u32 keys;                     /* KEYS: how many */
     __u32 idle[AEGIS_IDLE_CLASSES]; /* RETIRE: seconds, by enum aegis_idle_class */
     /* Out */
     __u32 walked; /* entries seen, skipped ones included */

@@ -44,11 +44,12 @@ static __always_inline void aegis_stamp(struct aegis_header *header, __u32 size,
     header->cpu = bpf_get_smp_processor_id();
 }
 
-/* Stamps and sends a record of `size` bytes that begins with a struct aegis_header. Returns 0, or an error after
- * counting it as ring_full. Kinds that are not urgent leave ring_reserved_bytes of the ring to those that are.
+/* Stamps and sends a record of `size` bytes that begins with a struct aegis_header. Returns 0, or an error
+ * after counting it as ring_full. Kinds that are not urgent leave ring_reserved_bytes of the ring to those
+ * that are.
  *
- * A forced wake-up costs 6 us in this context, so it is sent only on an edge: by the producer that takes the word
- * the reader armed before it slept. */
+ * A forced wake-up costs 6 us in this context, so it is sent only on an edge: by the producer that takes the
+ * word the reader armed before it slept. */
 static __always_inline long aegis_emit(void *record, __u32 size, __u32 kind, bool urgent)
 {
     struct aegis_record_counters *counters = aegis_attempt(kind);

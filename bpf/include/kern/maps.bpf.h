@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
-/* Every map both objects share, and the flow maps of the object that defines AEGIS_WITH_FLOWS. The policy's maps
- * stand beside the search that reads them, in kern/verdict.bpf.h. Entries of ring, flows and owners are set at load. */
+/* Every map both objects share, and the flow maps of the object that defines AEGIS_WITH_FLOWS. The policy's
+ * maps stand beside the search that reads them, in kern/verdict.bpf.h. Entries of ring, flows and owners are
+ * set at load. */
 #ifndef AEGIS_KERN_MAPS_BPF_H
 #define AEGIS_KERN_MAPS_BPF_H
 

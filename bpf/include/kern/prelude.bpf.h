@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
-/* What every program starts with: the kernel's user-facing types, its own structs, libbpf's macros, the shared ABI. */
+/* What every program starts with: the kernel's user-facing types, its own structs, libbpf's macros, the
+ * shared ABI. */
 #ifndef AEGIS_KERN_PRELUDE_BPF_H
 #define AEGIS_KERN_PRELUDE_BPF_H
 
@@ -14,7 +15,7 @@
 #include "kern/vmlinux.bpf.h"
 #include "aegis/abi.h"
 
-#define likely(condition) __builtin_expect(!!(condition), 1)
+#define likely(condition)   __builtin_expect(!!(condition), 1)
 #define unlikely(condition) __builtin_expect(!!(condition), 0)
 
 /* Set before load by user space. */

@@ -98,7 +98,9 @@ def test_the_v2_line_of_a_process(text: bytes, path: str) -> None:
     assert path_of(text, "f") == path
 
 
-@pytest.mark.parametrize("text", [b"", b"4:memory:/x\n", b"0:x:/y\n", b"0::relative\n", b"0::/../outside\n"])
+@pytest.mark.parametrize(
+    "text", [b"", b"0::/a\0b\n", b"4:memory:/x\n", b"0:x:/y\n", b"0::relative\n", b"0::/../outside\n"]
+)
 def test_a_process_without_a_v2_path(text: bytes) -> None:
     with pytest.raises(HostError):
         path_of(text, "f")

@@ -64,7 +64,10 @@ def test_each_local_file_system_once_by_its_shortest_mount(root: Path) -> None:
     ) == [("/", "/dev/vda", "ext4"), ("/home", "/dev/sdb", "btrfs"), ("/tank", "tank", "zfs")]
 
 
-@pytest.mark.parametrize("text", ["1 2 - ext4 /dev/vda rw\n", "1 0 254:0 / / rw - ext4\n"])
+@pytest.mark.parametrize(
+    "text",
+    ["1 2 - ext4 /dev/vda rw\n", "1 0 254:0 / /a\\000b rw - ext4 /dev/vda rw\n", "1 0 254:0 / / rw - ext4\n"],
+)
 def test_a_spoilt_mount_table(root: Path, text: str) -> None:
     with pytest.raises(HostError, match="mountinfo"):
         mounts(root, text)

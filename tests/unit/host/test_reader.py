@@ -152,7 +152,7 @@ JUNK = st.one_of(
 )
 
 
-@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=120, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(name=st.sampled_from(sorted(hosttree.FILES)), junk=JUNK, seed=st.integers(0, 2**32))
 def test_a_hostile_tree_gives_numbers_or_reasons(
     tmp_path_factory: pytest.TempPathFactory, name: str, junk: bytes, seed: int

@@ -101,6 +101,11 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
     assert problems(binary) == [("log", f"{binary}:1", "is a table of options")]
 
 
+def test_a_module_that_is_not_there_cannot_be_chosen() -> None:
+    found = problems(None, flags={"agent.modules": ("--modules", ("demo", "demon"))})
+    assert found == [("agent.modules", "--modules", "there is no module 'demon'")]
+
+
 def test_nothing_is_judged_below_a_module_whose_options_are_unknown(tmp_path: Path) -> None:
     file = tmp_path / "agent.toml"
     file.write_text("[modules.broken]\nx = 1\n[modules.other]\nx = 1\n")

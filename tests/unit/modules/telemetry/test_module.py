@@ -53,7 +53,7 @@ class Bench:
     @asynccontextmanager
     async def running(self) -> AsyncIterator[Any]:
         ready = asyncio.Event()
-        with self.bus.subscribe("sample", capacity=97) as published:
+        with self.bus.subscribe("sample", capacity=10_007) as published:
             task = asyncio.create_task(self.module.run(ready.set))
             try:
                 waiting = asyncio.create_task(ready.wait())

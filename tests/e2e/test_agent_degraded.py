@@ -1,0 +1,182 @@
+"""Hosts that lack something: the agent starts, says what is missing with its effect, and goes on with what remains."""
+
+from __future__ import annotations
+
+import shutil
+from typing import Any
+
+import pytest
+
+from aegis.cli.client import AgentError
+from tests.support.agent import RunningAgent
+from tests.support.world import World
+
+pytestmark = pytest.mark.require("root", "bpf", "tcx", "bpffs")
+
+
+def run(agent: RunningAgent) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
+    """Status and, by feature, doctor of an agent that is started and stopped here."""
+    agent.start()
+    try:
+        features = {row["feature"]: row for row in agent.ask("doctor")}
+        (status,) = agent.ask("status")
+        with (
+            pytest.raises(AgentError)
+            if status["enforcement"]["state"] == "unavailable"
+            else _nothing() as refused
+        ):
+            agent.apply(
+                "apiVersion: aegis/v1\nkind: HostNetworkPolicy\nmetadata: {name: p, version: 1}\nspec: {egressDeny: [{toCIDRSet: [{cidr: 192.0.2.0/24}]}]}\n"
+            )
+        if refused is not None:
+            assert refused.value.code == "feature_unsupported"
+        else:
+            agent.ask("policy.remove", name="p")
+    finally:
+        code = agent.stop()
+    log = agent.log.read_text()
+    assert code == 0, log
+    assert "Traceback" not in log
+    return status, features
+
+
+class _nothing:  # noqa: N801  reads as a statement
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, *_: object) -> None:
+        return None
+
+
+def states(status: dict[str, Any]) -> dict[str, str]:
+    return {module["name"]: module["state"] for module in status["modules"]}
+
+
+def conditions(status: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    for condition in status["conditions"]:
+        assert condition["text"]
+        assert condition["hint"], condition
+    return {condition["code"]: condition for condition in status["conditions"]}
+
+
+def under(agent: RunningAgent, *prefix: str) -> RunningAgent:
+    agent.command[:0] = prefix
+    return agent
+
+
+CAPABILITIES = ("CAP_BPF", "CAP_PERFMON", "CAP_NET_ADMIN")
+
+
+def with_only(agent: RunningAgent, *kept: str) -> RunningAgent:
+    """Run it as root whose only capabilities are these and the one to write in directories of others."""
+    setpriv = shutil.which("setpriv")
+    assert setpriv is not None
+    named = ",".join(["-all", "+dac_override", *(f"+{name.removeprefix('CAP_').lower()}" for name in kept)])
+    return under(agent, setpriv, f"--bounding-set={named}", f"--inh-caps={named}")
+
+
+def test_three_capabilities_are_all_it_needs(world: World) -> None:
+    status, features = run(with_only(RunningAgent(world, world.a, "agent", "", ()), *CAPABILITIES))
+    assert set(states(status).values()) == {"running"}
+    assert status["enforcement"]["interfaces"] == [world.a.interface]
+    assert [row["feature"] for row in features.values() if row["state"] == "missing"] == []
+
+
+@pytest.mark.parametrize("dropped", [("CAP_BPF",), ("CAP_PERFMON",), ("CAP_NET_ADMIN",), CAPABILITIES])
+def test_without_capabilities(world: World, dropped: tuple[str, ...]) -> None:
+    kept = [name for name in CAPABILITIES if name not in dropped]
+    status, features = run(with_only(RunningAgent(world, world.a, "agent", "", ()), *kept))
+    for name in CAPABILITIES:
+        assert (features[name]["state"] == "missing") == (name in dropped)
+        if name in dropped:
+            assert features[name]["effect"]
+            assert features[name]["hint"]
+    found = conditions(status)
+    assert "kernel_unavailable" in found
+    assert any(name in found["kernel_unavailable"]["hint"] for name in dropped)
+    assert status["enforcement"]["state"] == "unavailable"
+    assert status["enforcement"]["reason"]
+    modules = {one["name"]: one for one in status["modules"]}
+    assert modules["telemetry"]["state"] == "running"
+    if "CAP_NET_ADMIN" not in dropped or len(dropped) > 1:
+        assert modules["observability"]["state"] == "failed"
+        assert modules["observability"]["reason"].startswith(f"missing_capability({dropped[0]}")
+
+
+def test_without_type_information(world: World) -> None:
+    agent = RunningAgent(world, world.a, "agent", "", ())
+    script = 'mount -t tmpfs none /sys/kernel/btf && exec "$@"'
+    status, features = run(under(agent, "unshare", "-m", "/bin/sh", "-c", script, "sh"))
+    assert features["btf"]["state"] == "missing"
+    assert features["btf"]["effect"]
+    assert states(status)["telemetry"] == "running"
+    assert states(status)["observability"] == "failed"
+    reason = next(one["reason"] for one in status["modules"] if one["name"] == "observability")
+    assert "feature_unsupported" in reason or "tracing" in reason
+    assert status["enforcement"]["state"] in {"unavailable", "none"}
+    if status["enforcement"]["state"] == "unavailable":
+        assert "kernel_unavailable" in conditions(status)
+
+
+def test_without_a_bpf_file_system(world: World) -> None:
+    agent = RunningAgent(world, world.a, "agent", "", ())
+    agent.command[agent.command.index("--pin-dir") + 1] = str(world.directory / "no-bpffs")
+    status, features = run(agent)
+    assert features["bpffs"]["state"] == "missing"
+    assert "pins_unavailable" in conditions(status)
+    assert status["enforcement"]["state"] == "none"
+    assert set(states(status).values()) == {"running"}
+    assert not (world.directory / "no-bpffs").exists()
+
+
+def test_without_a_cgroup_hierarchy(world: World) -> None:
+    agent = RunningAgent(world, world.a, "agent", "", ())
+    agent.command[agent.command.index("--cgroup-root") + 1] = str(world.directory / "nothing")
+    status, features = run(agent)
+    assert features["cgroup2"]["state"] == "missing"
+    assert "owner_unavailable" in conditions(status)
+    assert status["enforcement"]["interfaces"] == [world.a.interface]
+    assert states(status)["telemetry"] == "running"
+
+
+def test_without_an_interface(world: World) -> None:
+    agent = RunningAgent(world, world.a, "agent", "", ())
+    agent.command[agent.command.index("--interface") + 1] = "absent0"
+    status, _ = run(agent)
+    assert "absent0" in conditions(status)["no_interface"]["text"]
+    agent.command[agent.command.index("--interface") + 1] = "none"
+    status, _ = run(agent)
+    assert "no_interface" not in conditions(status)
+    assert status["enforcement"]["interfaces"] == []
+
+
+def test_on_plain_asyncio(world: World) -> None:
+    status, features = run(RunningAgent(world, world.a, "agent", '[agent]\nloop = "asyncio"\n', ()))
+    assert set(states(status).values()) == {"running"}
+    assert {row["state"] for row in features.values()} == {"ok"}
+
+
+def test_an_interface_that_comes_is_watched_and_one_that_goes_is_let_go(world: World) -> None:
+    agent = RunningAgent(world, world.a, "agent", "", ())
+    agent.command += ["--interface", "later0"]
+    agent.start()
+    try:
+        (status,) = agent.ask("status")
+        assert "later0" in conditions(status)["interface_unattached"]["text"]
+        with world.a.netlink() as netlink:
+            netlink.add_bridge("later0")
+            netlink.set_up("later0")
+            come = agent.ask_until(
+                "status", lambda rows: "later0" in rows[0]["enforcement"]["interfaces"], 10
+            )
+            assert come[0]["enforcement"]["interfaces"] == [world.a.interface, "later0"]
+            assert "interface_unattached" not in conditions(come[0])
+            netlink.delete("later0")
+            gone = agent.ask_until("status", lambda rows: len(rows[0]["enforcement"]["interfaces"]) == 1, 10)
+            assert gone[0]["enforcement"]["interfaces"] == [world.a.interface]
+            netlink.add_bridge("later0")
+            agent.ask_until("status", lambda rows: "later0" in rows[0]["enforcement"]["interfaces"], 10)
+            netlink.delete("later0")
+    finally:
+        assert agent.stop() == 0
+    assert "Traceback" not in agent.log.read_text()

@@ -1,0 +1,41 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from aegis.errors import FeatureUnsupported
+from aegis.kernel import features
+from aegis.kernel.features import TABLE, Scope, probe_all, probe_btf, probe_cgroup2
+
+
+def test_the_table_names_each_feature_once_with_effect_and_hint() -> None:
+    names = [row.name for row in TABLE]
+    assert len(set(names)) == len(names)
+    for row in TABLE:
+        assert row.source, row.name
+        assert row.effect, row.name
+        assert row.hint, row.name
+        assert (row.probe is None) != (row.typed is None), row.name
+
+
+def test_only_the_names_asked_for_are_tried() -> None:
+    assert [each.name for each in probe_all(names=frozenset({"CAP_BPF", "btf"}))] == ["btf", "CAP_BPF"]
+
+
+def test_an_error_of_a_probe_is_an_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    def absent() -> None:
+        raise FeatureUnsupported("load", "libbpf", detail="libbpf.so.1: cannot open shared object file")
+
+    monkeypatch.setattr(features, "open_library", absent)
+    (found,) = probe_all(names=frozenset({"tcx"}))
+    assert found.state == "missing"
+    assert "libbpf.so.1: cannot open" in found.reason
+
+
+def test_paths_that_are_not_what_they_should_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(features, "VMLINUX", str(tmp_path / "absent"))
+    scope = Scope(btf=None, pin_dir=tmp_path, cgroup_root=tmp_path)
+    assert probe_btf(scope).state == "missing"
+    assert "No such file" in probe_btf(scope).reason
+    assert probe_cgroup2(scope).state == "missing"
