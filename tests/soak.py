@@ -30,7 +30,11 @@ class Soak:
 SOAKS: dict[str, Soak] = {
     "policy": Soak(
         "random policies and packets: reference, image, kernel and nftables agree",
-        ("tests/property/test_policy_image.py", "tests/bpf/test_policy_lookup.py"),
+        (
+            "tests/property/test_policy_image.py",
+            "tests/bpf/test_policy_lookup.py",
+            "tests/bpf/test_enforce_packets.py",
+        ),
     ),
     "ring": Soak("records under wake-up races, none lost or read twice", ("tests/native/test_ringbuf.py",)),
     "workload": Soak(

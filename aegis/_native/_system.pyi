@@ -7,17 +7,8 @@ CData: TypeAlias = Any
 class Library:
     CLONE_NEWNS: int
     CLONE_NEWNET: int
-    CLONE_NEWCGROUP: int
-    CLONE_NEWPID: int
-    CLONE_NEWUTS: int
-    CLONE_NEWIPC: int
-    CLONE_NEWUSER: int
     MS_REC: int
     MS_PRIVATE: int
-    MS_SLAVE: int
-    MS_BIND: int
-    MS_RDONLY: int
-    MS_REMOUNT: int
     MS_NOSUID: int
     MS_NODEV: int
     MS_NOEXEC: int
@@ -26,12 +17,6 @@ class Library:
     MEMBARRIER_CMD_GLOBAL: int
     PR_SET_PDEATHSIG: int
     PR_SET_NAME: int
-    PR_SET_DUMPABLE: int
-    PR_SET_KEEPCAPS: int
-    PR_SET_NO_NEW_PRIVS: int
-    PR_CAPBSET_DROP: int
-    PR_CAP_AMBIENT: int
-    PR_CAP_AMBIENT_RAISE: int
     CAP_NET_ADMIN: int
     CAP_SYS_ADMIN: int
     CAP_PERFMON: int

@@ -40,9 +40,7 @@ struct bpf_object *bpf_object__open_mem(const void *buffer, size_t size, const s
 int bpf_object__load(struct bpf_object *object);
 void bpf_object__close(struct bpf_object *object);
 struct bpf_program *bpf_object__next_program(const struct bpf_object *object, struct bpf_program *previous);
-struct bpf_program *bpf_object__find_program_by_name(const struct bpf_object *object, const char *name);
 struct bpf_map *bpf_object__next_map(const struct bpf_object *object, const struct bpf_map *previous);
-struct bpf_map *bpf_object__find_map_by_name(const struct bpf_object *object, const char *name);
 
 const char *bpf_program__name(const struct bpf_program *program);
 const char *bpf_program__section_name(const struct bpf_program *program);
@@ -62,11 +60,8 @@ unsigned int bpf_map__value_size(const struct bpf_map *map);
 unsigned int bpf_map__max_entries(const struct bpf_map *map);
 unsigned int bpf_map__map_flags(const struct bpf_map *map);
 int bpf_map__set_max_entries(struct bpf_map *map, unsigned int max_entries);
-int bpf_map__set_autocreate(struct bpf_map *map, bool autocreate);
 int bpf_map__set_initial_value(struct bpf_map *map, const void *data, size_t size);
-const void *bpf_map__initial_value(struct bpf_map *map, size_t *size);
 int bpf_map__reuse_fd(struct bpf_map *map, int fd);
-bool bpf_map__is_internal(const struct bpf_map *map);
 
 /* maps by descriptor */
 struct bpf_map_create_opts {
@@ -86,7 +81,6 @@ int bpf_map_delete_elem(int fd, const void *key);
 int bpf_map_get_next_key(int fd, const void *key, void *next_key);
 int bpf_map_lookup_batch(int fd, void *in_batch, void *out_batch, void *keys, void *values, unsigned int *count,
                          const struct bpf_map_batch_opts *opts);
-int bpf_map_freeze(int fd);
 int libbpf_num_possible_cpus(void);
 
 /* pins and descriptions */
@@ -166,10 +160,8 @@ int bpf_tc_detach(const struct bpf_tc_hook *hook, const struct bpf_tc_opts *opts
 int bpf_tc_query(const struct bpf_tc_hook *hook, struct bpf_tc_opts *opts);
 
 /* type information */
-struct btf *btf__new(const void *data, unsigned int size);
 struct btf *btf__parse(const char *path, void *extension);
 void btf__free(struct btf *btf);
-unsigned int btf__type_cnt(const struct btf *btf);
 const char *btf__name_by_offset(const struct btf *btf, unsigned int offset);
 int btf__find_by_name_kind(const struct btf *btf, const char *name, unsigned int kind);
 long long btf__resolve_size(const struct btf *btf, unsigned int type);
@@ -184,8 +176,6 @@ int aegis_btf_enumerator(const struct btf *btf, unsigned int id, unsigned int in
 int aegis_prog_load(int type, int expected_attach_type, const char *name, const unsigned long long *instructions,
                     size_t count, unsigned int attach_btf_id, char *log, size_t log_size);
 int libbpf_probe_bpf_map_type(int type, const void *options);
-unsigned int libbpf_major_version(void);
-unsigned int libbpf_minor_version(void);
 const char *libbpf_version_string(void);
 
 /* what libbpf says */
@@ -195,15 +185,14 @@ extern "Python" void aegis_libbpf_message(int level, const char *text, size_t si
 enum { BPF_MAP_TYPE_HASH = ..., BPF_MAP_TYPE_ARRAY = ..., BPF_MAP_TYPE_PERCPU_HASH = ...,
        BPF_MAP_TYPE_PERCPU_ARRAY = ..., BPF_MAP_TYPE_ARRAY_OF_MAPS = ..., BPF_MAP_TYPE_RINGBUF = ...,
        BPF_MAP_TYPE_SK_STORAGE = ..., BPF_MAP_TYPE_LRU_PERCPU_HASH = ..., BPF_MAP_TYPE_HASH_OF_MAPS = ... };
-enum { BPF_PROG_TYPE_SOCKET_FILTER = ..., BPF_PROG_TYPE_SCHED_CLS = ..., BPF_PROG_TYPE_CGROUP_SOCK = ...,
-       BPF_PROG_TYPE_RAW_TRACEPOINT = ..., BPF_PROG_TYPE_TRACING = ..., BPF_PROG_TYPE_SYSCALL = ...,
-       BPF_PROG_TYPE_CGROUP_SKB = ... };
-enum { BPF_CGROUP_INET_SOCK_CREATE = ..., BPF_CGROUP_INET_EGRESS = ..., BPF_CGROUP_INET_INGRESS = ...,
+enum { BPF_PROG_TYPE_SCHED_CLS = ..., BPF_PROG_TYPE_CGROUP_SOCK = ...,
+       BPF_PROG_TYPE_RAW_TRACEPOINT = ..., BPF_PROG_TYPE_TRACING = ..., BPF_PROG_TYPE_SYSCALL = ... };
+enum { BPF_CGROUP_INET_SOCK_CREATE = ...,
        BPF_TRACE_RAW_TP = ..., BPF_TRACE_ITER = ... };
 enum { BPF_ANY = ..., BPF_NOEXIST = ..., BPF_EXIST = ... };
 enum { BPF_F_NO_PREALLOC = ..., BPF_F_MMAPABLE = ..., BPF_F_CLONE = ..., BPF_F_RDONLY_PROG = ... };
 enum { BPF_TC_INGRESS = ..., BPF_TC_EGRESS = ..., BPF_TC_F_REPLACE = ..., BPF_STATS_RUN_TIME = ... };
-enum { BTF_KIND_INT = ..., BTF_KIND_ARRAY = ..., BTF_KIND_STRUCT = ..., BTF_KIND_ENUM = ..., BTF_KIND_TYPEDEF = ...,
+enum { BTF_KIND_STRUCT = ..., BTF_KIND_ENUM = ..., BTF_KIND_TYPEDEF = ...,
        BTF_KIND_FUNC = ... };
 enum { BPF_TCX_INGRESS_ = ..., BPF_TCX_EGRESS_ = ... };
 """

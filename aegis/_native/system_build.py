@@ -32,17 +32,8 @@ ffibuilder.cdef(
 
     static const int CLONE_NEWNS;
     static const int CLONE_NEWNET;
-    static const int CLONE_NEWCGROUP;
-    static const int CLONE_NEWPID;
-    static const int CLONE_NEWUTS;
-    static const int CLONE_NEWIPC;
-    static const int CLONE_NEWUSER;
     static const unsigned long MS_REC;
     static const unsigned long MS_PRIVATE;
-    static const unsigned long MS_SLAVE;
-    static const unsigned long MS_BIND;
-    static const unsigned long MS_RDONLY;
-    static const unsigned long MS_REMOUNT;
     static const unsigned long MS_NOSUID;
     static const unsigned long MS_NODEV;
     static const unsigned long MS_NOEXEC;
@@ -51,12 +42,6 @@ ffibuilder.cdef(
     static const int MEMBARRIER_CMD_GLOBAL;
     static const int PR_SET_PDEATHSIG;
     static const int PR_SET_NAME;
-    static const int PR_SET_DUMPABLE;
-    static const int PR_SET_KEEPCAPS;
-    static const int PR_SET_NO_NEW_PRIVS;
-    static const int PR_CAPBSET_DROP;
-    static const int PR_CAP_AMBIENT;
-    static const int PR_CAP_AMBIENT_RAISE;
     static const int CAP_NET_ADMIN;
     static const int CAP_SYS_ADMIN;
     static const int CAP_PERFMON;

@@ -10,7 +10,7 @@ import os
 from collections.abc import Callable, Iterable
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from aegis.errors import AbiMismatch, AegisError, AttachFailed, HostError, KernelError, StorageError
 from aegis.host.cgroups import mounted_at
@@ -22,6 +22,7 @@ from aegis.kernel.enforcer import Enforcer
 from aegis.kernel.maps import map_bytes
 from aegis.kernel.pins import PinDirectory
 from aegis.kernel.policy_slots import PolicySlots
+from aegis.kernel.tc import Way
 from aegis.model.absent import Absent
 from aegis.model.policy import EnforcementState
 from aegis.runtime.module import Health, Log
@@ -46,6 +47,9 @@ CAPABILITIES_OF = {
     "clsact": ("CAP_BPF", "CAP_NET_ADMIN"),
     "cgroup": ("CAP_BPF", "CAP_NET_ADMIN"),
 }
+
+# What the option kernel.hook leaves no choice about.
+WAYS: Final[dict[str, Way | None]] = {"auto": None, "tcx": "tcx", "clsact": "clsact"}
 
 
 class KernelRoom:
@@ -127,7 +131,7 @@ class KernelRoom:
             self.datapath = self._install([link.index for link in links])
         except KernelError as error:
             self._reason = f"{error.code}: {error}"
-            self._health.raise_("kernel_unavailable", self._reason, error.hint or "")
+            self._health.raise_("kernel_unavailable", self._reason, self._lacking() or error.hint or "")
             return
         for kept in self.datapath.kept_sizes:
             self._health.raise_(
@@ -135,6 +139,12 @@ class KernelRoom:
                 f"table {kept.name} was adopted with {kept.kept} entries, {kept.configured} are configured",
                 "stop with enforcement.on_stop = detach once, to make it anew",
             )
+
+    def _lacking(self) -> str:
+        """What to do about capabilities that are missing; empty where none is."""
+        names = {name for names in CAPABILITIES_OF.values() for name in names}
+        gone = [one.name for one in self.features if one.name in names and one.state == "missing"]
+        return f"start the agent with {', '.join(gone)}" if gone else ""
 
     def _install(self, indexes: list[int]) -> Datapath:
         pin_dir: Path | None = Path(self._settings.text("pin_dir"))
@@ -178,6 +188,7 @@ class KernelRoom:
             interfaces=tuple(indexes),
             cgroup_root=cgroup_root,
             pin_dir=pin_dir,
+            prefer=WAYS[self._settings.text("hook")],
             btf=self.btf,
         )
 

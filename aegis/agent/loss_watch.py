@@ -12,7 +12,7 @@ QUIET_NS = 60_000_000_000  # without a further loss the condition ends
 
 
 class LossWatch:
-    """`take` the terms of the record stages, once a second or oftener: within 1 s of the first loss it is known."""
+    """`take` what each kind has lost so far, once a second or oftener: within 1 s of the first loss it is known."""
 
     def __init__(self, clock: Clock, health: Health, history: History) -> None:
         self._clock = clock
@@ -21,17 +21,17 @@ class LossWatch:
         self._known: dict[str, int] = {}
         self._last_ns = 0
 
-    def start(self, stages: Mapping[str, Mapping[str, int]]) -> None:
+    def start(self, lost: Mapping[str, int]) -> None:
         """What an agent before this one lost is not told again."""
-        self._known = {stage: terms[REASON] for stage, terms in stages.items()}
+        self._known = dict(lost)
 
-    def take(self, stages: Mapping[str, Mapping[str, int]]) -> None:
+    def take(self, lost: Mapping[str, int]) -> None:
+        """`lost`: records lost to a full ring since the tables were made, by kind."""
         found = []
-        for stage, terms in stages.items():
-            count = terms[REASON] - self._known.get(stage, 0)
+        for kind, total in lost.items():
+            count = total - self._known.get(kind, 0)
             if count > 0:
-                self._known[stage] = terms[REASON]
-                kind = stage.rpartition(".")[2]
+                self._known[kind] = total
                 now_ns = self._clock.wall_ns()
                 found.append(LossEvent(time_ns=now_ns, stage="ring", kind=kind, reason=REASON, count=count))
         now = self._clock.monotonic_ns()

@@ -278,12 +278,12 @@ class Agent:
         from aegis.agent.loss_watch import LossWatch
 
         losses = LossWatch(self.clock, self.health, self.history)
-        losses.start(self._record_terms())
+        losses.start(self._ring_full())
         looked_ns = self.clock.monotonic_ns()
         while True:
             await self.clock.sleep(TICK_S)
             self.resources.tick()
-            losses.take(self._record_terms())
+            losses.take(self._ring_full())
             if self.clock.monotonic_ns() - looked_ns >= LOOK_NS:
                 looked_ns = self.clock.monotonic_ns()
                 self.kernel.refresh_interfaces()
@@ -300,13 +300,14 @@ class Agent:
         except HostError:
             return ()
 
+    def _ring_full(self) -> dict[str, int]:
+        return {} if self.kernel.hub is None else self.kernel.hub.ring_full()
+
     def losses(self) -> dict[str, dict[str, int]]:
         """Records known to be lost, by stage and reason, without zeros."""
         found: dict[str, dict[str, int]] = {}
-        for stage, terms in self._record_terms().items():
-            lost = {reason: terms[reason] for reason in ("ring_full",) if terms[reason]}
-            if lost:
-                found[stage] = lost
+        for kind, count in self._ring_full().items():
+            found[f"records.{kind}"] = {"ring_full": count}
         for topic, count in self.bus.dropped().items():
             if count:
                 found[f"queue.{topic}"] = {"queue_full": count}

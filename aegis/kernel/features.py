@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -19,6 +19,7 @@ import msgspec
 from aegis._native import _system
 from aegis.errors import KernelError
 from aegis.kernel.library import CAPABILITIES_HINT, open_library
+from aegis.kernel.tc import OtherProgram
 
 State = Literal["ok", "missing", "degraded"]
 VMLINUX: Final = "/sys/kernel/btf/vmlinux"
@@ -366,3 +367,19 @@ def probe_all(
     """Try everything, or only `names`, in the order of the table."""
     scope, types = Scope(btf=btf, pin_dir=pin_dir, cgroup_root=cgroup_root), TypeIds()
     return tuple(_ask(row, scope, types) for row in TABLE if names is None or row.name in names)
+
+
+def describe_others(others: Iterable[OtherProgram]) -> Feature:
+    """Programs of others on our packet hooks, as one more line for the operator."""
+    found = [
+        f"{each.direction.name.lower()} of interface {each.ifindex}: {each.name or 'program'} (id {each.program_id})"
+        for each in others
+    ]
+    return Feature(
+        name="other_programs",
+        state="degraded" if found else "ok",
+        source="tcx query, clsact filter list",
+        reason="; ".join(found),
+        effect="a program before ours may decide about a packet that policy never sees" if found else "",
+        hint="bpftool net shows them; take them off where they are not wanted" if found else "",
+    )

@@ -19,6 +19,7 @@ from aegis.kernel.rings import RingPump
 from aegis.kernel.sensors import KIND_NAMES, READER, RECORD_COUNTERS, RING, SENSORS, SHARED, Sensor
 
 SNAPSHOT_TRIES = 32
+COUNTERS = abi.struct("aegis_record_counters").size // 8
 
 Publish = Callable[[str, RecordBatch], None]
 
@@ -203,9 +204,23 @@ class Hub:
         value = self._shared[READER].lookup(bytes(4)) or bytes(abi.struct("aegis_reader").size)
         return tuple(abi.unpack("aegis_reader", value).read)
 
+    def ring_full(self) -> dict[str, int]:
+        """Records lost to a full ring so far, by kind that lost any: one reading, cheap enough for every second."""
+        if RECORD_COUNTERS not in self._shared:
+            return {}
+        return {
+            KIND_NAMES.get(kind, str(kind)): terms[2]
+            for kind, terms in enumerate(self._read_counters())
+            if terms[2]
+        }
+
     def _read_counters(self) -> tuple[tuple[int, ...], ...]:
-        table = self._shared[RECORD_COUNTERS]
-        return tuple(table.sum_u64(kind.to_bytes(4, "little")) for kind in range(abi.KINDS))
+        """attempted, submitted, ring_full, filtered, rate_limited of each kind, summed over the CPUs."""
+        totals = [(0,) * COUNTERS] * abi.KINDS
+        for key, value in self._shared[RECORD_COUNTERS].items_batch(abi.KINDS):
+            words = memoryview(value).cast("Q")
+            totals[int.from_bytes(key, "little")] = tuple(sum(words[at::COUNTERS]) for at in range(COUNTERS))
+        return tuple(totals)
 
     def close(self) -> None:
         """Unload the sensors, leave the loop, free the ring."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import functools
 import mmap
 import os
 from collections.abc import Iterable, Iterator
@@ -28,6 +29,7 @@ class MapShape:
     flags: int
 
 
+@functools.cache
 def possible_cpus() -> int:
     """Number of CPUs a per-CPU map has values for."""
     _, lib = open_library()
@@ -200,9 +202,9 @@ class Map:
                 return
             first = cursor
 
-    def items_batch(self) -> Iterator[tuple[bytes, bytes]]:
-        """Every key and value (per-CPU values one after the other, each padded to 8 bytes)."""
-        for keys, values, count in self.batches():
+    def items_batch(self, size: int = BATCH) -> Iterator[tuple[bytes, bytes]]:
+        """Every key and value (per-CPU values one after the other, each padded to 8 bytes), `size` a call."""
+        for keys, values, count in self.batches(size):
             width = len(values) // count
             for index in range(count):
                 yield (

@@ -24,7 +24,7 @@ SWEEP_S: Final = 0.2
 QUIET_S: Final = 0.001  # between reading and arming again, below BUSY_RATE records/s
 BUSY_S: Final = 0.02  # above that; a turn for a few records costs several times its work in cold caches
 FLOOD_S: Final = 0.01  # above about 20,000: the ring must not fill meanwhile
-BUSY_RATE: Final = 2_500
+BUSY_RATE: Final = 2_000
 FLOOD_RATE: Final = 20_000
 WINDOW_S: Final = 0.05
 SETTLE_TRIES: Final = 4  # looks after arming before the loop gets its turn
@@ -96,7 +96,15 @@ class RingPump:
         while True:
             read += self._drain()
             if not self._reader.more:
-                return read
+                break
+        self._arm_again()
+        return read
+
+    def _arm_again(self) -> None:
+        """Whoever reads while the pump sleeps may have read the record a wake-up was sent for."""
+        if self._listening and (self._reader.more or not self._reader.armed()):
+            self._listen(on=False)
+            self._settle()
 
     def _drain(self) -> int:
         """One budget of records."""
@@ -114,17 +122,17 @@ class RingPump:
         self._read()
 
     def _read(self) -> None:
-        """Drain; then come back for the rest, or let records gather before the word is armed again.
-
-        While many come the word stays unarmed and the timer alone reads: nobody has to be woken for the next one.
-        """
-        self._drain()
+        """Drain; then come back for the rest, or let records gather before the word is armed again."""
         assert self._loop is not None
-        if self._reader.more:
-            self._timer = self._loop.call_soon(self._read)
-        else:
-            pause = self._pause()
-            self._timer = self._loop.call_later(pause, self._settle if pause == QUIET_S else self._read)
+        more = False
+        try:
+            self._drain()
+            more = self._reader.more
+        finally:  # a listener that raises must not end the reading
+            if more:
+                self._timer = self._loop.call_soon(self._read)
+            else:
+                self._timer = self._loop.call_later(self._pause(), self._settle)
 
     def _pause(self) -> float:
         """How long records may gather, by the rate of the last full window: one burst is no rate."""
@@ -139,15 +147,18 @@ class RingPump:
         """Arm, drain, and again while the word has been taken; then sleep."""
         assert self._loop is not None
         self._timer = None
-        for _ in range(SETTLE_TRIES):
-            self._reader.arm()
-            self._drain()
-            if self._reader.more:
-                break
-            if self._reader.armed():
-                self._listen(on=True)
-                return
-        self._timer = self._loop.call_later(self._pause(), self._read)
+        try:
+            for _ in range(SETTLE_TRIES):
+                self._reader.arm()
+                self._drain()
+                if self._reader.more:
+                    break
+                if self._reader.armed():
+                    self._listen(on=True)
+                    return
+        finally:
+            if not self._listening:
+                self._timer = self._loop.call_later(self._pause(), self._read)
 
     def _listen(self, *, on: bool) -> None:
         assert self._loop is not None
@@ -162,11 +173,8 @@ class RingPump:
         assert self._loop is not None
         self._sweeper = self._loop.call_later(self._sweep_s, self._sweep)
         if self._listening:
-            found = self._drain()
-            if found:
-                self.swept += found
-                self._listen(on=False)
-                self._settle()
+            self.swept += self._drain()
+            self._arm_again()
 
     def close(self) -> None:
         """Leave the loop, then free the ring. What is still in it stays there for the next reader."""

@@ -161,9 +161,11 @@ def load(
     for path, (origin, value) in given.items():
         _take(path, value, origin, table, settings, problems)
     chosen = settings["agent.modules"]
-    for name in chosen.value if isinstance(chosen.value, tuple) else ():
-        if not table.is_table(f"modules.{name}"):
-            problems.append((chosen.path, chosen.origin, f"there is no module {name!r}"))
+    problems += [
+        (chosen.path, chosen.origin, f"there is no module {name!r}")
+        for name in (chosen.value if isinstance(chosen.value, tuple) else ())
+        if not table.is_table(f"modules.{name}")
+    ]
     if problems:
         raise ConfigError(tuple(problems))
     return Configuration(settings, table)

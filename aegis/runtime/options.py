@@ -52,6 +52,13 @@ OPTIONS: tuple[Option, ...] = (
         "hold a route, without bridge ports and container veths.",
     ),
     Option(
+        name="kernel.hook",
+        kind="str",
+        default="auto",
+        choices=("auto", "tcx", "clsact"),
+        help="Where packet programs sit: tcx links, clsact filters, or (auto) tcx where the kernel has it.",
+    ),
+    Option(
         name="kernel.ring_bytes",
         kind="int",
         default=1 << 20,

@@ -3,12 +3,14 @@
  *
  * Who is judged: the initiator of the flow, in its direction; answers follow. The judgement is cached and
  * made again when the policy's generation changes.
- *  - A TCP SYN or an ICMP query from the side that is not the initiator starts something of its own and is
+ *
+ * A TCP SYN or an ICMP query from the side that is not the initiator starts something of its own and is
  * judged by itself, whatever the entry says: otherwise a forged ACK, sent first, could make an entry under
  * which a later SYN passes as an answer. It becomes the initiator if it may pass. If not, only this packet
  * goes: otherwise a forged SYN could cut an open connection.
- *  - Other protocols have no mark of a start. There a packet towards a denied initiator is judged by itself,
- * so that a denied datagram from outside cannot close a port of this host's own queries. */
+ *
+ * Other protocols have no mark of a start. There a packet towards a denied initiator is judged by itself, so
+ * that a denied datagram from outside cannot close a port of this host's own queries. */
 
 union aegis_marks {
     struct {
@@ -72,7 +74,14 @@ __noinline __u64 aegis_judge(const struct aegis_flow_key *key, __u64 state, __u3
     return judgement.word;
 }
 
-/* Sends the record of a deny or audit. */
+/* Sends the record of a deny or audit; global, so that the verifier follows it once. */
+__noinline int aegis_flow_report(const struct aegis_packet *packet, const struct aegis_flow_value *value)
+{
+    if (!packet || !value)
+        return 0;
+    return aegis_emit_verdict(&packet->key, value);
+}
+
 static __always_inline void aegis_report(const struct aegis_packet *packet, __u64 word, __u64 owner,
                                          __u64 cookie)
 {
@@ -85,7 +94,7 @@ static __always_inline void aegis_report(const struct aegis_packet *packet, __u6
     value.initiator = judgement.initiator;
     value.owner = owner;
     value.cookie = cookie;
-    aegis_emit_verdict(&packet->key, &value);
+    aegis_flow_report(packet, &value);
 }
 
 /* What a judgement means for one packet; counts what is denied or would have been. */
@@ -143,15 +152,35 @@ static __always_inline void aegis_flow_count(struct aegis_flow_value *value, con
     }
 }
 
+/* Counts a first packet whose entry could not be made: by another CPU meanwhile, or no room, or a busy
+ * bucket. */
+__noinline int aegis_flow_join(const struct aegis_packet *packet, const struct aegis_flow_value *value)
+{
+    struct aegis_flow_value *other;
+
+    if (!packet || !value)
+        return 0;
+    other = bpf_map_lookup_elem(&aegis_flows, &packet->key);
+    if (!other || other->marks & AEGIS_MARK_RETIRED) {
+        aegis_total(other ? AEGIS_TOTAL_RETIRED : AEGIS_TOTAL_TABLE_FULL, packet->direction, packet->length);
+        return 0;
+    }
+    if (value->dropped_packets)
+        __sync_fetch_and_add(&other->dropped_packets, value->dropped_packets);
+    if (value->extra_segments)
+        __sync_fetch_and_add(&other->extra_segments, value->extra_segments);
+    __sync_fetch_and_or((__u32 *)other->tcp_flags, AEGIS_MARKS(value));
+    aegis_flow_count(other, packet->direction, packet->length);
+    return 0;
+}
+
 /* First packet of a flow. */
 __noinline int aegis_flow_first(struct __sk_buff *skb, const struct aegis_packet *packet, __u64 state,
                                 __u32 epoch)
 {
     struct aegis_flow_value value = {};
-    struct aegis_flow_value *other;
     __u32 direction, segments;
     __u64 word;
-    long error;
 
     if (!packet)
         return TC_ACT_UNSPEC;
@@ -184,22 +213,9 @@ __noinline int aegis_flow_first(struct __sk_buff *skb, const struct aegis_packet
     value.epoch = epoch;
     value.first_ns = bpf_ktime_get_boot_ns();
     if (value.verdict != AEGIS_VERDICT_ALLOW)
-        aegis_emit_verdict(&packet->key, &value);
-    error = bpf_map_update_elem(&aegis_flows, &packet->key, &value, BPF_NOEXIST);
-    if (error) {
-        /* Made by another CPU meanwhile, or no room, or its bucket is busy. */
-        other = bpf_map_lookup_elem(&aegis_flows, &packet->key);
-        if (other && !(other->marks & AEGIS_MARK_RETIRED)) {
-            if (value.dropped_packets)
-                __sync_fetch_and_add(&other->dropped_packets, 1);
-            if (value.extra_segments)
-                __sync_fetch_and_add(&other->extra_segments, value.extra_segments);
-            __sync_fetch_and_or((__u32 *)other->tcp_flags, AEGIS_MARKS(&value));
-            aegis_flow_count(other, direction, packet->length);
-        } else {
-            aegis_total(other ? AEGIS_TOTAL_RETIRED : AEGIS_TOTAL_TABLE_FULL, direction, packet->length);
-        }
-    }
+        aegis_flow_report(packet, &value);
+    if (bpf_map_update_elem(&aegis_flows, &packet->key, &value, BPF_NOEXIST))
+        aegis_flow_join(packet, &value);
     return aegis_apply(word, state, direction, packet->length);
 }
 
@@ -246,21 +262,23 @@ __noinline int aegis_flow_reopen(struct __sk_buff *skb, const struct aegis_packe
     return 0;
 }
 
-/* Owner of a flow whose socket was not seen yet, from a later packet on its way out. A SYN-ACK's request
- * socket takes nothing from the listener's owner, and the next packet's socket is asked again. */
+/* Owner of a flow from a later packet on its way out, whose socket was not seen yet. What the kernel sends by
+ * itself (SYN-ACK by a request socket, RST, what is forwarded) takes nothing from an owner that is known,
+ * such as the listener's, and the next packet's socket is asked again. */
 __noinline int aegis_flow_own(struct __sk_buff *skb, struct aegis_flow_value *value)
 {
     __u64 owner = aegis_owner_of_sent(skb);
+    __u64 kernel = AEGIS_OWNER_OF_LABEL(AEGIS_OWNER_KERNEL);
 
     if (!value)
         return 0;
     if (owner == AEGIS_OWNER_OF_LABEL(AEGIS_OWNER_REQUEST) ||
-        owner == AEGIS_OWNER_OF_LABEL(AEGIS_OWNER_FORWARDED)) {
+        owner == AEGIS_OWNER_OF_LABEL(AEGIS_OWNER_FORWARDED) || (owner == kernel && value->owner != kernel)) {
         if (!value->owner)
             value->owner = owner;
         return 0;
     }
-    if (owner)
+    if (owner || value->cookie)
         value->owner = owner;
     value->cookie = bpf_get_socket_cookie(skb);
     return 0;
@@ -322,8 +340,14 @@ static __always_inline int aegis_flow_packet(struct __sk_buff *skb, const __u32 
         }
         if (marks.word != old.word)
             __sync_fetch_and_or((__u32 *)value->tcp_flags, marks.word);
-        if (direction == AEGIS_EGRESS && unlikely(!value->cookie) && (skb->sk || !value->owner))
-            aegis_flow_own(skb, value);
+        /* A port may pass to another process's socket; a TCP connection says so by its SYN. */
+        if (direction == AEGIS_EGRESS &&
+            (packet.key.protocol != AEGIS_PROTO_TCP || packet.opens || !value->cookie)) {
+            __u64 cookie = bpf_get_socket_cookie(skb);
+
+            if (unlikely(cookie ? cookie != value->cookie : !value->owner))
+                aegis_flow_own(skb, value);
+        }
     }
     if (value->epoch != epoch)
         value->epoch = epoch;

@@ -151,16 +151,37 @@ static __always_inline int aegis_process_exit(struct task_struct *task)
     return 0;
 }
 
+/* Set on the leader by the first thread that finds no other alive. */
+struct {
+    __uint(type, BPF_MAP_TYPE_TASK_STORAGE);
+    __uint(map_flags, BPF_F_NO_PREALLOC);
+    __type(key, int);
+    __type(value, __u64);
+} aegis_exited SEC(".maps");
+
+/* Whether this is the process's end, on kernels whose event does not say: threads that are killed together
+ * have all gone from `live` before the first of them gets here. */
+static __always_inline bool aegis_first_to_find_none(struct task_struct *task)
+{
+    __u64 *exited;
+
+    if (task->signal->live.counter)
+        return false;
+    exited = bpf_task_storage_get(&aegis_exited, task->group_leader, 0, BPF_LOCAL_STORAGE_GET_F_CREATE);
+    return !exited || !__sync_lock_test_and_set(exited, 1);
+}
+
 SEC("tp_btf/sched_process_exit")
 int tp_exit(__u64 *context)
 {
     struct task_struct *task = (struct task_struct *)context[0];
-    bool group_dead;
+    bool dead;
+
     if (bpf_core_field_exists(struct trace_event_raw_sched_process_exit, group_dead))
-        group_dead = context[1];
+        dead = context[1];
     else
-        group_dead = task->signal->live.counter == 0;
-    return group_dead ? aegis_process_exit(task) : 0;
+        dead = aegis_first_to_find_none(task);
+    return dead ? aegis_process_exit(task) : 0;
 }
 
 struct aegis_cgroup_scratch {

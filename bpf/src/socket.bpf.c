@@ -99,51 +99,61 @@ static __always_inline bool aegis_name_ends(struct aegis_socket *record, struct 
     return true;
 }
 
-/* Which record a change of state makes. `who` is set where this host began the connection. */
-static __always_inline __u32 aegis_kind_of(int before, int after, const struct aegis_connecting *who)
+static __always_inline long aegis_send(struct aegis_socket *record, struct sock *sk, __u32 kind)
 {
-    if (after == BPF_TCP_LISTEN)
-        return AEGIS_KIND_LISTEN;
-    if (before == BPF_TCP_SYN_SENT || who)
-        return AEGIS_KIND_CONNECT;
-    return before == BPF_TCP_SYN_RECV && after == BPF_TCP_ESTABLISHED ? AEGIS_KIND_ACCEPT : AEGIS_KIND_NONE;
+    record->cookie = bpf_get_socket_cookie(sk);
+    record->protocol = sk->sk_protocol;
+    return aegis_emit(record, sizeof(*record), kind, false);
 }
 
+/* Two programs at one tracepoint: the kernel skips a program that is interrupted on its CPU by itself. What a
+ * process does on its own is here; what packets cause is below, and there a process passes through in a few
+ * instructions, so that a softirq hardly ever finds it running. Skipped runs are in the program's
+ * recursion_misses. */
 SEC("tp_btf/inet_sock_set_state")
-int BPF_PROG(tp_sock_state, struct sock *sk, int before, int after)
+int BPF_PROG(tp_sock_begin, struct sock *sk, int before, int after)
 {
-    struct aegis_connecting *who = NULL;
     struct aegis_connecting current = {};
+    struct aegis_connecting *who;
     struct aegis_socket record = {};
-    __u32 kind;
 
     if (after == BPF_TCP_SYN_SENT) {
         who = bpf_sk_storage_get(&aegis_connecting, sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
         if (who)
             aegis_note_current(who);
-        return 0;
-    }
-    if (after == BPF_TCP_SYN_RECV) /* from SYN_SENT, when both ends open at once: not ended yet */
-        return 0;
-    if (before == BPF_TCP_SYN_SENT || before == BPF_TCP_SYN_RECV)
-        who = bpf_sk_storage_get(&aegis_connecting, sk, 0, 0);
-    kind = aegis_kind_of(before, after, who);
-    if (kind == AEGIS_KIND_NONE || !aegis_name_ends(&record, sk, kind == AEGIS_KIND_ACCEPT))
-        return 0;
-
-    if (kind == AEGIS_KIND_LISTEN) {
+    } else if (after == BPF_TCP_LISTEN && aegis_name_ends(&record, sk, false)) {
         aegis_note_current(&current);
         aegis_name_owner(&record, &current);
-    } else if (who) {
+        aegis_send(&record, sk, AEGIS_KIND_LISTEN);
+    }
+    return 0;
+}
+
+SEC("tp_btf/inet_sock_set_state")
+int BPF_PROG(tp_sock_state, struct sock *sk, int before, int after)
+{
+    struct aegis_connecting *who;
+    struct aegis_socket record = {};
+    bool accepted;
+
+    if (before != BPF_TCP_SYN_SENT && before != BPF_TCP_SYN_RECV)
+        return 0;
+    if (after == BPF_TCP_SYN_RECV) /* both ends open at once: not ended yet */
+        return 0;
+    who = bpf_sk_storage_get(&aegis_connecting, sk, 0, 0);
+    accepted = !who && before == BPF_TCP_SYN_RECV;
+    if (accepted && after != BPF_TCP_ESTABLISHED)
+        return 0;
+    if (!aegis_name_ends(&record, sk, accepted))
+        return 0;
+    if (who) {
         aegis_name_owner(&record, who);
         bpf_sk_storage_delete(&aegis_connecting, sk);
     } else {
         aegis_name_stored_owner(&record, sk);
     }
-    if (kind == AEGIS_KIND_CONNECT && after == BPF_TCP_CLOSE)
+    if (!accepted && after == BPF_TCP_CLOSE)
         record.error = sk->sk_err ? sk->sk_err : ECANCELED;
-    record.cookie = bpf_get_socket_cookie(sk);
-    record.protocol = sk->sk_protocol;
-    aegis_emit(&record, sizeof(record), kind, false);
+    aegis_send(&record, sk, accepted ? AEGIS_KIND_ACCEPT : AEGIS_KIND_CONNECT);
     return 0;
 }

@@ -14,6 +14,7 @@ import pytest
 
 from aegis.kernel.datapath import CORE, Datapath
 from aegis.kernel.flows import Count, FlowReader, IdleRules
+from aegis.kernel.tc import Way
 from tests.support import testers
 from tests.support.flows import CONSTANTS, boottime_ns
 from tests.support.world import World
@@ -27,7 +28,7 @@ KILLS = 13
 DATAGRAMS = 30_011
 
 
-def install(pins: Path, interface: int) -> Datapath:
+def install(pins: Path, interface: int, way: Way) -> Datapath:
     return Datapath.install(
         CORE,
         constants=CONSTANTS,
@@ -35,12 +36,13 @@ def install(pins: Path, interface: int) -> Datapath:
         interfaces=[interface],
         cgroup_root=None,
         pin_dir=pins,
+        prefer=way,
     )
 
 
-def agent(pins: Path, interface: int, reaped: int) -> None:
+def agent(pins: Path, interface: int, way: Way, reaped: int) -> None:
     """Adopt what is there and read it until killed; a byte to `reaped` once that worked."""
-    path = install(pins, interface)
+    path = install(pins, interface, way)
     with FlowReader(path.object, boottime_ns) as reader:
         while True:
             reader.harvest()
@@ -49,11 +51,12 @@ def agent(pins: Path, interface: int, reaped: int) -> None:
                 reaped = -1
 
 
-def test_kill_at_any_moment(world: World) -> None:
+@pytest.mark.parametrize("way", ["tcx", "clsact"])
+def test_kill_at_any_moment(world: World, way: Way) -> None:
     dice = random.Random()
     pins = world.bpffs / "aegis"
     with world.a.entered():
-        install(pins, world.a.index).close()
+        install(pins, world.a.index, way).close()
     before = world.a.statistics()
     with world.b.socket(socket.AF_INET, socket.SOCK_DGRAM) as sink:
         sink.bind((world.b.v4, 0))
@@ -63,7 +66,7 @@ def test_kill_at_any_moment(world: World) -> None:
         ) as traffic:
             for turn in range(KILLS):
                 reaped = os.pipe()
-                with world.a.start(agent, pins, world.a.index, reaped[1]) as child:
+                with world.a.start(agent, pins, world.a.index, way, reaped[1]) as child:
                     os.close(reaped[1])
                     if turn % 2 and traffic.running():
                         select.select([reaped[0]], [], [], 20)
@@ -74,7 +77,7 @@ def test_kill_at_any_moment(world: World) -> None:
             assert traffic.result(60).done == DATAGRAMS
     after = world.a.statistics()
     with world.a.entered():
-        path = install(pins, world.a.index)
+        path = install(pins, world.a.index, way)
     with FlowReader(path.object, boottime_ns) as reader:
         totals = reader.totals()
         assert totals.balanced()

@@ -195,28 +195,40 @@ def packed(address: str) -> bytes:
 
 
 def test_no_byte_is_lost_while_flows_are_reaped(world: World, way: Way) -> None:
-    """Hot flows are retired and reaped as fast as can be under traffic."""
+    """Hot flows are retired and reaped as fast as can be under traffic from both sides, and told whole."""
     number = 20_011
-    tables = IdleRules(datagram_new=0, datagram_established=0)
-    with watched(world, way) as reader, world.b.socket(socket.AF_INET, socket.SOCK_DGRAM) as sink:
-        sink.bind((world.b.v4, 0))
+    rules = IdleRules(datagram_new=0, datagram_established=0)
+    with (
+        watched(world, way) as reader,
+        world.a.socket(socket.AF_INET, socket.SOCK_DGRAM) as near,
+        world.b.socket(socket.AF_INET, socket.SOCK_DGRAM) as far,
+    ):
+        near.bind((world.a.v4, 0))
+        far.bind((world.b.v4, 0))
         before = world.a.statistics()
-        final = FlowTable(65536)
-        port = sink.getsockname()[1]
-        with world.a.start(testers.udp_datagrams, world.a.v4, world.b.v4, port, number, 101) as child:
-            rounds = 0
-            while child.running() or rounds < 3:
-                final.next_harvest()
-                final.ingest(reader.reap(tables), reaped=True)
-                rounds += 1
-            assert child.result().done == number
+        final = Count()
+
+        def reap() -> Count:
+            known = FlowTable(64)
+            known.next_harvest()
+            known.ingest(reader.reap(rules), reaped=True)
+            return total(known.rows())
+
+        there, here = (far.getsockname()[1], near.getsockname()[1])
+        with (
+            world.a.start(testers.udp_datagrams, world.a.v4, world.b.v4, there, number, 101) as out,
+            world.b.start(testers.udp_datagrams, world.b.v4, world.a.v4, here, number, 211) as into,
+        ):
+            while out.running() or into.running():
+                final += reap()
+            assert (out.result().done, into.result().done) == (number, number)
         after = settled(world)
         totals = reader.totals()
         assert totals.seen == counted(before, after)
         assert totals.balanced()
-        assert totals.reaped.egress_packets > 0
-        left = reader.reap(tables)
-        assert left or totals.live == Count()
+        assert totals.reaped == final
+        assert min(final.egress_packets, final.ingress_packets) > 0
+        final += reap()
         totals = reader.totals()
-        assert totals.live == Count()
+        assert (totals.live, totals.reaped) == (Count(), final)
         assert totals.balanced()

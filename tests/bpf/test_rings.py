@@ -180,6 +180,56 @@ async def test_the_sweep_finds_what_no_wakeup_announced(ring: ProbeRing) -> None
         pump.close()
 
 
+async def test_reading_out_of_turn_leaves_the_pump_awake(ring: ProbeRing) -> None:
+    """Counters drain the ring themselves: the record a wake-up was sent for may be gone when the loop looks."""
+    seen = Collector()
+    pump = make_pump(ring, seen.take, sweep_s=NEVER)
+    try:
+        pump.start(asyncio.get_running_loop())
+        await until_asleep(pump)
+        for number in range(7):
+            ring.flood(1)
+            assert pump.drain_now() == 1
+            assert pump.asleep
+            assert pump._reader.armed()
+            assert len(seen.values) == number + 1
+        ring.flood(1)
+        await seen.wait_for(8)
+    finally:
+        pump.close()
+
+
+@pytest.mark.parametrize("sleeping", [True, False])
+async def test_a_listener_that_raises_does_not_end_the_reading(ring: ProbeRing, sleeping: bool) -> None:
+    seen = Collector()
+    raised: list[str] = []
+    loop = asyncio.get_running_loop()
+    loop.set_exception_handler(lambda _, context: raised.append(str(context["exception"])))
+    pump = make_pump(ring, seen.take, sweep_s=NEVER)
+
+    def fail(batch: RecordBatch) -> None:
+        pump._deliver = seen.take
+        raise RuntimeError("a listener failed")
+
+    try:
+        if sleeping:
+            pump.start(loop)
+            await until_asleep(pump)
+        pump._deliver = fail
+        ring.flood(1)
+        if not sleeping:
+            pump.start(loop)
+        async with asyncio.timeout(PATIENCE_S):
+            while not raised:  # noqa: ASYNC110 - the loop's handler has no event
+                await asyncio.sleep(0)
+        assert raised == ["a listener failed"]
+        ring.flood(7)
+        await seen.wait_for(7)
+        assert seen.values == list(range(1, 8))
+    finally:
+        pump.close()
+
+
 async def test_two_producers_and_no_sweep_lose_nothing(
     ring: ProbeRing, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -28,7 +28,7 @@ SO_COOKIE = 57
 
 @pytest.fixture(scope="module")
 def sensor() -> Iterator[Observed]:
-    with observed("tp_sock_state") as sensor:
+    with observed("tp_sock_begin", "tp_sock_state") as sensor:
         yield sensor
 
 
@@ -203,7 +203,7 @@ def test_accepts_name_the_listener_where_owners_are_kept(world: World) -> None:
         core.load()
         stack.enter_context(links.attach_tracing(core.program("tp_sock_relabel")))
         reuse = {name: core.map(name) for name in ("aegis_sk_owner", "aegis_owners")}
-        sensor = stack.enter_context(observed("tp_sock_state", reuse=reuse))
+        sensor = stack.enter_context(observed("tp_sock_begin", "tp_sock_state", reuse=reuse))
         listener = stack.enter_context(world.a.socket())
         listener.bind((world.a.v4, 0))
         listener.listen(64)

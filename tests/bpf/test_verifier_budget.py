@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import os
+from collections.abc import Iterator
 
 import pytest
 
@@ -15,7 +18,19 @@ from aegis.kernel.verifier import BUDGETS, Budget, Cost, measure
 pytestmark = pytest.mark.require("root", "bpf", "tracing")
 
 CONSTANTS = Constants(agent_tgid=0, ring_bytes=1 << 20, ring_reserved_bytes=1 << 17)
-TRIES = 15  # the kernel gives wall time on a machine that does other things too: the best of a few counts
+TRIES = 15  # a busy neighbour still shares caches and memory: the best of a few counts
+
+
+@contextlib.contextmanager
+def undisturbed() -> Iterator[None]:
+    """The kernel gives wall time: other processes must not run in between. Left alone where that is not allowed."""
+    policy, parameter = os.sched_getscheduler(0), os.sched_getparam(0)
+    with contextlib.suppress(PermissionError):
+        os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(1))
+    try:
+        yield
+    finally:
+        os.sched_setscheduler(0, policy, parameter)
 
 
 @functools.cache
@@ -24,7 +39,9 @@ def costs(name: str) -> dict[str, Cost]:
     allowed = {each.program: each.milliseconds for each in BUDGETS if each.object == name}
     best: dict[str, Cost] = {}
     for _ in range(TRIES):
-        for cost in measure(name, CONSTANTS):
+        with undisturbed():
+            measured = measure(name, CONSTANTS)
+        for cost in measured:
             if cost.program not in best or cost.milliseconds < best[cost.program].milliseconds:
                 best[cost.program] = cost
         if all(best[program].milliseconds <= most for program, most in allowed.items() if program in best):

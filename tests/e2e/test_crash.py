@@ -132,7 +132,7 @@ def packets(agent: RunningAgent) -> int:
 
 def packets_of(rows: list[dict[str, object]]) -> int:
     """Packets the egress hook saw."""
-    row = next(row for row in rows if row["stage"] == "packets.sent")
+    row = next(row for row in rows if row["stage"] == "packets.egress")
     seen = row["seen"]
     assert isinstance(seen, int)
     return seen

@@ -10,7 +10,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 from aegis.cli.client import request
@@ -101,9 +100,9 @@ class RunningAgent:
         return self.ask("policy.apply", document=document)[0]
 
     @contextmanager
-    def following(self, *types: str, **arguments: Any) -> Iterator[Follower]:
-        """`aegis events -f -o json` as its own process, its rows collected while the block runs."""
-        follower = Follower(self, types)
+    def following(self, *types: str) -> Iterator[Follower]:
+        """`aegis events -f -o json` as its own process, its rows collected while the block runs; exec is always in it."""
+        follower = Follower(self, ("exec", *types))
         try:
             yield follower
         finally:
@@ -116,14 +115,14 @@ class Follower:
     def __init__(self, agent: RunningAgent, types: tuple[str, ...]) -> None:
         command = [sys.executable, "-m", "aegis.cli.main", "--socket", agent.socket]
         command += ["events", "-f", "-o", "json", *(f"--type={name}" for name in types)]
-        self._before = _clients(agent)
         self._process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
         self.rows: list[dict[str, Any]] = []
         self._thread = threading.Thread(target=self._collect)
         self._thread.start()
         deadline = time.monotonic() + 10
-        while _clients(agent) <= self._before:
-            assert time.monotonic() < deadline, "the follower did not connect"
+        while not self.rows:  # the stream is live once a program started after the request is in it
+            assert time.monotonic() < deadline, "the follower saw nothing"
+            subprocess.run(["/bin/true"], check=True)
             time.sleep(0.02)
 
     def _collect(self) -> None:
@@ -148,16 +147,6 @@ class Follower:
         self._thread.join(10)
         assert self._process.stdout is not None
         self._process.stdout.close()
-
-
-def _clients(agent: RunningAgent) -> int:
-    """Connections that are open on the control socket, by the kernel's list of unix sockets."""
-    connected = "03"
-    count = 0
-    for line in Path(f"/proc/{agent.pid}/net/unix").read_text().splitlines()[1:]:
-        fields = line.split()
-        count += len(fields) > 7 and fields[7] == agent.socket and fields[5] == connected
-    return count
 
 
 @contextmanager

@@ -46,14 +46,18 @@ class Observed:
 
 @contextlib.contextmanager
 def observed(
-    *programs: str, agent_tgid: int = 0, ring_bytes: int = RING_BYTES, reuse: dict[str, Map] | None = None
+    *programs: str,
+    agent_tgid: int = 0,
+    ring_bytes: int = RING_BYTES,
+    reuse: dict[str, Map] | None = None,
+    name: str = "observe",
 ) -> Iterator[Observed]:
-    """Load `programs` (all, where none is named), attach them, and take them off at the end."""
+    """Load `programs` of object `name` (all, where none is named), attach them, and take them off at the end."""
     constants = Constants(agent_tgid=agent_tgid, ring_bytes=ring_bytes, ring_reserved_bytes=0)
     with contextlib.ExitStack() as stack:
         opened = stack.enter_context(
             BpfObject.open(
-                "observe",
+                name,
                 constants=constants,
                 map_sizes={} if reuse and "aegis_ring" in reuse else {"aegis_ring": ring_bytes},
                 autoload=programs or None,

@@ -75,19 +75,22 @@ class Observability:
                     group.create_task(self._watch(subscription))
 
     def _subscribe(self, stack: ExitStack) -> None:
-        refused: list[KernelError] = []
-        capacity = self._context.config.integer("queue_records")
+        """Listen to each topic whose sensor can be loaded. Raises the last KernelError when none can."""
+        context = self._context
+        refused: dict[str, KernelError] = {}
+        capacity = context.config.integer("queue_records")
         for topic in TOPICS:
             try:
-                subscription = self._context.bus.subscribe(topic, capacity=capacity, full="drop_newest")
+                subscription = context.bus.subscribe(topic, capacity=capacity, full="drop_newest")
             except KernelError as error:
-                refused.append(error)
-                text = f"no {topic} events: {error}"
-                self._context.health.raise_(f"{topic}_sensor_missing", text, error.hint or "aegis doctor")
+                refused[topic] = error
+                if len(refused) == len(TOPICS):
+                    raise
             else:
                 self._subscriptions[topic] = stack.enter_context(subscription)
-        if not self._subscriptions:
-            raise refused[0]
+        if refused:
+            text = "; ".join(f"no {topic} events: {error}" for topic, error in refused.items())
+            context.health.raise_("sensor_unavailable", text)
 
     async def _watch(self, subscription: Subscription) -> None:
         """Whichever topic wakes first takes what waits in all of them, so that order is kept between them."""

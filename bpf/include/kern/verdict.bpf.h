@@ -269,8 +269,8 @@ static __always_inline bool aegis_verdict_permitted(const struct aegis_verdict_l
 /* Emits the record of a denied or audited flow, or counts it as rate_limited. Call it where a verdict is
  * decided (a new flow, a changed policy, a packet without a flow entry), not for packets with a cached one.
  */
-static __noinline int aegis_emit_verdict(const struct aegis_flow_key *key,
-                                         const struct aegis_flow_value *value)
+static __noinline __attribute__((unused)) int aegis_emit_verdict(const struct aegis_flow_key *key,
+                                                                 const struct aegis_flow_value *value)
 {
     struct aegis_verdict_limit_key peer = {.generation = value->generation, .rule = value->rule};
     struct aegis_verdict_record record = {};

@@ -21,11 +21,11 @@ def test_each_loss_is_told_once_and_the_condition_ends_after_a_quiet_time() -> N
     clock = Clock()
     conditions, history = Conditions(clock), EventHistory(Bus(), 100)
     watch = LossWatch(clock, conditions.scoped("agent"), history)
-    watch.start({"records.exec": {"ring_full": 11}})
-    watch.take({"records.exec": {"ring_full": 11}})
+    watch.start({"exec": 11})
+    watch.take({"exec": 11})
     assert (list(history), conditions.all()) == ([], ())
-    watch.take({"records.exec": {"ring_full": 14}, "records.exit": {"ring_full": 5}})
-    watch.take({"records.exec": {"ring_full": 14}, "records.exit": {"ring_full": 7}})
+    watch.take({"exec": 14, "exit": 5})
+    watch.take({"exec": 14, "exit": 7})
     told = [(one.stage, one.kind, one.reason, one.count) for one in history]
     assert told == [
         ("ring", "exec", "ring_full", 3),

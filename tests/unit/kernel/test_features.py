@@ -6,7 +6,8 @@ import pytest
 
 from aegis.errors import FeatureUnsupported
 from aegis.kernel import features
-from aegis.kernel.features import TABLE, Scope, probe_all, probe_btf, probe_cgroup2
+from aegis.kernel.features import TABLE, Scope, describe_others, probe_all, probe_btf, probe_cgroup2
+from aegis.kernel.tc import Direction, OtherProgram
 
 
 def test_the_table_names_each_feature_once_with_effect_and_hint() -> None:
@@ -39,3 +40,14 @@ def test_paths_that_are_not_what_they_should_be(tmp_path: Path, monkeypatch: pyt
     assert probe_btf(scope).state == "missing"
     assert "No such file" in probe_btf(scope).reason
     assert probe_cgroup2(scope).state == "missing"
+
+
+def test_programs_of_others_are_one_line() -> None:
+    assert describe_others(()).state == "ok"
+    found = describe_others(
+        [OtherProgram(ifindex=3, direction=Direction.INGRESS, program_id=31, name="cil_from_netdev")]
+    )
+    assert found.state == "degraded"
+    assert found.reason == "ingress of interface 3: cil_from_netdev (id 31)"
+    assert found.effect
+    assert found.hint

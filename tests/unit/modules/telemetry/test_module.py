@@ -10,8 +10,6 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import pytest
-
 from aegis.host.reader import Host
 from aegis.modules.telemetry.config import OPTIONS
 from aegis.modules.telemetry.module import Telemetry
