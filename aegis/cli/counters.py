@@ -7,9 +7,10 @@ from typing import Any
 import click
 
 from aegis.cli.client import request
+from aegis.cli.exits import EXIT_CHECK_FAILED
 from aegis.cli.output import cell, output_option, write_rows
 
-_ENVELOPE = ("schema", "version", "time", "time_ns", "stage", "balanced")
+_ENVELOPE = ("schema", "version", "time", "time_ns", "stage", "identity", "balanced")
 
 
 @click.command(epilog="\b\nExamples:\n  aegis counters\n  aegis counters -o json")
@@ -24,8 +25,6 @@ def counters(context: click.Context, output: str) -> None:
     else:
         write_rows(rows, output)
     if not all(row["balanced"] for row in rows):
-        from aegis.cli.main import EXIT_CHECK_FAILED
-
         context.exit(EXIT_CHECK_FAILED)
 
 

@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from aegis.cli.client import request
+from aegis.cli.exits import EXIT_CHECK_FAILED
 from aegis.cli.output import output_option, write_rows
 from aegis.errors import ConnectFailed
 
@@ -29,8 +30,6 @@ def doctor(context: click.Context, output: str) -> None:
         rows = local_rows()
     write_rows(rows, output, columns=COLUMNS)
     if any(row["state"] == "missing" for row in rows):
-        from aegis.cli.main import EXIT_CHECK_FAILED
-
         context.exit(EXIT_CHECK_FAILED)
 
 

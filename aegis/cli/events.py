@@ -143,7 +143,7 @@ def events(socket_path: str, /, output: str, **options: Any) -> None:
     elif options["standalone"]:
         from aegis.cli.standalone import sensor_rows
 
-        rows = sensor_rows()
+        rows = sensor_rows(list(types))
     else:
         last = options["last"]
         if last is None:

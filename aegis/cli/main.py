@@ -8,15 +8,8 @@ import sys
 
 import click
 
-from aegis.errors import (
-    AegisError,
-    ConfigError,
-    ConnectFailed,
-    ModuleUnknown,
-    PermissionDenied,
-    PolicyError,
-    PolicyNotFound,
-)
+from aegis.cli.exits import EXIT_BROKEN_PIPE, EXIT_INTERRUPTED, EXIT_TIMEOUT, exit_code_of
+from aegis.errors import AegisError
 
 # name -> (module, attribute, one-line help): the whole surface of the tool, in the order of --help.
 COMMANDS: dict[str, tuple[str, str, str]] = {
@@ -30,44 +23,6 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "config": ("aegis.cli.config", "config", "Check the configuration; show where each value comes from."),
     "demo": ("aegis.cli.demo.command", "demo", "The main job on real traffic, in namespaces of its own."),
 }
-
-EXIT_FAILED = 1
-EXIT_UNREACHABLE = 3
-EXIT_REFUSED = 4
-EXIT_NOT_FOUND = 5
-EXIT_CHECK_FAILED = 6
-EXIT_TIMEOUT = 124
-EXIT_INTERRUPTED = 130
-EXIT_BROKEN_PIPE = 141
-
-# The most specific class decides; the order matters.
-_EXIT_BY_ERROR: tuple[tuple[type[AegisError], int], ...] = (
-    (ConnectFailed, EXIT_UNREACHABLE),
-    (PermissionDenied, EXIT_REFUSED),
-    (PolicyNotFound, EXIT_NOT_FOUND),
-    (ModuleUnknown, EXIT_NOT_FOUND),
-    (PolicyError, EXIT_CHECK_FAILED),
-    (ConfigError, EXIT_CHECK_FAILED),
-)
-
-# The agent's answers carry a code, not a class.
-_EXIT_BY_CODE = {
-    "permission_denied": EXIT_REFUSED,
-    "missing_capability": EXIT_REFUSED,
-    "policy_not_found": EXIT_NOT_FOUND,
-    "module_unknown": EXIT_NOT_FOUND,
-    "policy_invalid": EXIT_CHECK_FAILED,
-    "policy_unenforceable": EXIT_CHECK_FAILED,
-    "config_invalid": EXIT_CHECK_FAILED,
-}
-
-
-def exit_code_of(error: AegisError) -> int:
-    """The exit code that tells a script what kind of failure this was."""
-    for kind, number in _EXIT_BY_ERROR:
-        if isinstance(error, kind):
-            return number
-    return _EXIT_BY_CODE.get(error.code, EXIT_FAILED)
 
 
 class LazyGroup(click.Group):

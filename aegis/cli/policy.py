@@ -10,9 +10,18 @@ from typing import Any
 import click
 
 from aegis.cli.client import AgentError, request, request_one
+from aegis.cli.exits import EXIT_CHECK_FAILED
 from aegis.cli.output import cell, output_option, write_rows
+from aegis.errors import PolicyInvalid
 
 _FORMATS = ("table", "json", "json-pretty", "yaml")
+
+
+RULE_COLUMNS = ("policy", "mode", "priority", "origin", "rule", "direction", "action", "packets", "bytes")
+
+
+def _rule_row(applied: dict[str, Any], rule: dict[str, Any]) -> dict[str, Any]:
+    return {**applied, **rule, "action": "deny" if rule["deny"] else "allow"}
 
 
 @click.group(
@@ -23,24 +32,36 @@ def policy() -> None:
     """Check, apply, list, explain and remove policies."""
 
 
-def _read(path: Path) -> str:
+def _read(path: Path) -> bytes:
     try:
-        return sys.stdin.read() if str(path) == "-" else path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+        return sys.stdin.buffer.read() if str(path) == "-" else path.read_bytes()
+    except OSError as error:
         raise click.UsageError(f"{path}: {error}") from error
+
+
+def _text(path: Path) -> str:
+    try:
+        return _read(path).decode()
+    except UnicodeDecodeError as error:
+        raise PolicyInvalid(str(path), f"not UTF-8: {error}") from error
 
 
 @policy.command()
 @click.argument("file", type=click.Path(path_type=Path, allow_dash=True))
 @output_option("compact", ("compact", "json", "json-pretty", "yaml"))
-def check(file: Path, output: str) -> None:
+@click.pass_context
+def check(context: click.Context, file: Path, output: str) -> None:
     """Check a document here, without an agent: read it, compile it, say what is wrong and where. Exit 6 when so."""
     from aegis.kernel.policy_image import compile_policies
     from aegis.model.policy import PolicySet
-    from aegis.model.policy_document import parse_document
+    from aegis.model.policy_document import examine
     from aegis.runtime.clock import stamp
 
-    document = parse_document(_read(file).encode())
+    document, problems = examine(_read(file))
+    for problem in problems:
+        click.echo(f"aegis: {problem.code}: {file}: {problem}", err=True)
+    if document is None:
+        context.exit(EXIT_CHECK_FAILED)
     image = compile_policies(PolicySet(policies=(document,)))
     row: dict[str, Any] = {
         "schema": "aegis.policy_check",
@@ -67,7 +88,7 @@ def check(file: Path, output: str) -> None:
 def apply(socket_path: str, file: Path, output: str) -> None:
     """Apply a document: it replaces the policy of the same name, and the answer comes after the kernel's switch."""
     try:
-        item = request_one(socket_path, "policy.apply", {"document": _read(file), "path": str(file)})
+        item = request_one(socket_path, "policy.apply", {"document": _text(file), "path": str(file)})
     except AgentError as error:
         if error.answer.get("path"):
             error.args = (f"{file}: {error}",)
@@ -83,8 +104,14 @@ def apply(socket_path: str, file: Path, output: str) -> None:
 @output_option("table", (*_FORMATS, "csv"))
 @click.pass_obj
 def list_policies(socket_path: str, output: str) -> None:
-    """List applied policies with what each rule has hit."""
-    write_rows(request(socket_path, "policy.list", timeout_s=30), output)
+    """List applied policies; a line a rule, with the packets it denied or (mode observe) would have."""
+    rows = request(socket_path, "policy.list", timeout_s=30)
+    if output in ("table", "csv"):
+        write_rows(
+            (_rule_row(one, rule) for one in rows for rule in one["rules"]), output, columns=RULE_COLUMNS
+        )
+    else:
+        write_rows(rows, output)
 
 
 @policy.command()

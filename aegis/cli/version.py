@@ -16,10 +16,10 @@ def versions() -> dict[str, object]:
     found: dict[str, object] = {"aegis": aegis.__version__, "json": 1}
     try:
         from aegis.kernel.abi import ABI_VERSION
-        from aegis.kernel.features import libbpf_version
+        from aegis.kernel.library import library_version
 
         found["abi"] = ABI_VERSION
-        found["libbpf"] = libbpf_version()
+        found["libbpf"] = library_version()
     except (ImportError, AegisError) as error:
         found["abi"] = found["libbpf"] = None
         found["abi_reason"] = found["libbpf_reason"] = str(error)

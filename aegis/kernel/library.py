@@ -59,6 +59,13 @@ def open_library() -> tuple[Any, Library]:
     return _opened
 
 
+def library_version() -> str:
+    """The version of the libbpf in use, such as `v1.1`. Raises FeatureUnsupported."""
+    ffi, lib = open_library()
+    text: str = ffi.string(lib.libbpf_version_string()).decode()
+    return text
+
+
 def failure(
     number: int,
     operation: str,

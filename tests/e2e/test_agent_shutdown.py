@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from websockets.sync.client import unix_connect
 
 from aegis.kernel import tc
 from aegis.kernel.library import open_library
@@ -166,6 +167,25 @@ def test_on_stop_detach_takes_the_policy_out(world: World) -> None:
     agent.start()
     agent.apply(POLICY)
     assert agent.stop(signal.SIGINT) == 0
+    assert left_behind(world, agent) == NOTHING
+
+
+def test_a_client_that_never_reads_does_not_hold_the_exit(world: World) -> None:
+    agent = RunningAgent(world, world.a, "agent", "", ())
+    agent.start()
+    clients = [unix_connect(agent.socket, "ws://localhost/", compression=None, max_queue=1) for _ in range(7)]
+    try:
+        for client in clients:
+            for number in range(16):
+                client.send(f'{{"id": {number}, "verb": "config.show"}}')
+            client.send('{"id": 99, "verb": "events", "args": {"follow": true}}')
+        begun = time.monotonic()
+        assert agent.stop() == 0
+        assert time.monotonic() - begun <= LONGEST_EXIT_S
+    finally:
+        for client in clients:
+            client.socket.close()
+    assert "Traceback" not in agent.log.read_text()
     assert left_behind(world, agent) == NOTHING
 
 

@@ -59,7 +59,7 @@ class ControlServer:
                     max_size=envelope.MAX_REQUEST_BYTES,
                     max_queue=4,
                     ping_interval=None,  # the kernel tells when a local peer is gone
-                    close_timeout=1,
+                    close_timeout=0.5,
                     open_timeout=5,
                     server_header=None,
                     logger=_quiet,

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from aegis.cli.exits import EXIT_FAILED, EXIT_REFUSED
+
 if TYPE_CHECKING:
     from aegis.cli.demo.stage import Stage
     from aegis.cli.demo.steps import Step
@@ -29,8 +31,6 @@ def demo(context: click.Context, keep: bool, as_json: bool) -> None:
 
     Needs root and BPF; without them it names what is missing and exits 4. Exits 1 when a step failed.
     """
-    from aegis.cli.main import EXIT_FAILED, EXIT_REFUSED
-
     lacking = missing()
     if lacking:
         for text in lacking:

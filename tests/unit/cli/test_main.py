@@ -10,7 +10,8 @@ import click
 import pytest
 
 from aegis.cli.client import AgentError
-from aegis.cli.main import COMMANDS, exit_code_of
+from aegis.cli.exits import exit_code_of
+from aegis.cli.main import COMMANDS
 from aegis.errors import (
     AegisError,
     ConfigError,
