@@ -9,7 +9,7 @@ from cpython.buffer cimport (
 from cpython.bytes cimport PyBytes_FromStringAndSize
 from cpython.mem cimport PyMem_RawFree, PyMem_RawRealloc
 from libc.stdint cimport uint16_t, uint32_t, uint64_t
-from libc.string cimport memchr, memcpy, memset
+from libc.string cimport memchr, memcmp, memcpy, memset
 
 Record = tuple
 
@@ -154,14 +154,28 @@ cdef inline bytes address_of(const abi.u8 *address):
     return PyBytes_FromStringAndSize(<const char *>address, 16)
 
 
+cdef abi.aegis_process last_line[abi.AEGIS_ANCESTORS]
+cdef int last_count = 0
+cdef tuple last_ancestors = ()
+
+
 cdef tuple ancestors_of(const abi.aegis_exec *record):
+    """The same tuple for children of one parent in a row: a shell's, a build's, a service's."""
+    global last_count, last_ancestors
     cdef int index
-    cdef list ancestors = []
-    for index in range(record.ancestor_count):
+    cdef list ancestors
+    cdef int count = record.ancestor_count
+    cdef size_t size = count * sizeof(abi.aegis_process)
+    if count == last_count and memcmp(last_line, record.ancestors, size) == 0:
+        return last_ancestors
+    ancestors = []
+    for index in range(count):
         ancestors.append(
             (record.ancestors[index].pid, record.ancestors[index].start_ns, record.ancestors[index].uid)
         )
-    return tuple(ancestors)
+    memcpy(last_line, record.ancestors, size)
+    last_count, last_ancestors = count, tuple(ancestors)
+    return last_ancestors
 
 
 cdef tuple decode_exec(const abi.aegis_exec *r):

@@ -72,11 +72,6 @@ class FlowSource:
         now = self._clock.monotonic_ns()
         self._reap_due_ns, self._owners_due_ns = now + REAP_EVERY_NS, now + OWNERS_EVERY_NS
 
-    def backfill(self) -> None:
-        """Name the owners of sockets that are older than the agent. Raises KernelError."""
-        if self._reader is not None:
-            self._reader.backfill()
-
     def harvest(self) -> Harvested:
         """Read what changed and publish on `flow`. Raises KernelError; without a table nothing changed."""
         changed = 0
@@ -127,6 +122,15 @@ class FlowSource:
     def rows(self) -> list[FlowRow]:
         """Every flow known as of the last harvest, those that are over for a minute too."""
         return self._table.rows()
+
+    def owner(self, owner: int) -> SocketOwner | None:
+        """What the kernel's owner table says; None without one."""
+        if self._reader is None:
+            return None
+        try:
+            return self._reader.owner(owner)
+        except KernelError:
+            return None  # whoever asks falls back on what it knows itself
 
     def terms(self) -> Mapping[str, Mapping[str, int]]:
         """The terms of `IDENTITY` by stage. Read again while packets come in between, a few times."""

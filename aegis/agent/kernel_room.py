@@ -12,7 +12,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from aegis.errors import AbiMismatch, AegisError, AttachFailed, HostError, KernelError, StorageError
+from aegis.errors import AbiMismatch, AegisError, HostError, KernelError, StorageError
 from aegis.host.cgroups import mounted_at
 from aegis.host.reader import Host
 from aegis.host.rtnetlink import Link
@@ -133,6 +133,10 @@ class KernelRoom:
             self._reason = f"{error.code}: {error}"
             self._health.raise_("kernel_unavailable", self._reason, self._lacking() or error.hint or "")
             return
+        for missing in self.datapath.missing:
+            code = "interface_unattached" if missing.part.startswith("interface ") else "owner_unavailable"
+            hint = self._lacking() or missing.error.hint or ""
+            self._health.raise_(code, f"{missing.part}: {missing.error}", hint)
         for kept in self.datapath.kept_sizes:
             self._health.raise_(
                 "restart_needed",
@@ -155,7 +159,7 @@ class KernelRoom:
             self._health.raise_("pins_unavailable", str(error), error.hint or "")
             pin_dir = None
         try:
-            return self._install_at(indexes, pin_dir, self.cgroup_root)
+            return self._install_at(indexes, pin_dir)
         except AbiMismatch as error:
             if pin_dir is None:
                 raise
@@ -163,41 +167,19 @@ class KernelRoom:
                 "pins_replaced", f"what was pinned had another shape and was made anew: {error}"
             )
             PinDirectory(pin_dir).remove_all()
-            return self._install_at(indexes, pin_dir, self.cgroup_root)
-        except AttachFailed as error:
-            self._log.warning("not attached at once, trying one by one", error=str(error))
-        # Interfaces whose pinned link is adopted stay in, or their packets would meet no program meanwhile.
-        pinned = self._pinned(pin_dir)
-        kept = [index for index in indexes if index in pinned]
-        try:
-            datapath = self._install_at(kept, pin_dir, self.cgroup_root)
-        except AttachFailed as error:
-            if self.cgroup_root is None:
-                raise
-            self._health.raise_("owner_unavailable", str(error), error.hint or "")
-            datapath = self._install_at(kept, pin_dir, None)
-        for index in indexes:
-            self._add(datapath, index)
-        return datapath
+            return self._install_at(indexes, pin_dir)
 
-    def _install_at(self, indexes: Iterable[int], pin_dir: Path | None, cgroup_root: Path | None) -> Datapath:
+    def _install_at(self, indexes: Iterable[int], pin_dir: Path | None) -> Datapath:
         return Datapath.install(
             CORE,
             constants=self.constants,
             map_sizes={"aegis_ring": self.ring_bytes, "aegis_flows": self.flow_entries},
             interfaces=tuple(indexes),
-            cgroup_root=cgroup_root,
+            cgroup_root=self.cgroup_root,
             pin_dir=pin_dir,
             prefer=WAYS[self._settings.text("hook")],
             btf=self.btf,
         )
-
-    @staticmethod
-    def _pinned(pin_dir: Path | None) -> frozenset[int]:
-        if pin_dir is None:
-            return frozenset()
-        names = PinDirectory(pin_dir).link_names()
-        return frozenset(int(name.split("-")[1]) for name in names if name.startswith("tcx-"))
 
     def _add(self, datapath: Datapath, index: int) -> None:
         try:

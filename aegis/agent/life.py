@@ -9,6 +9,7 @@ import os
 import signal
 import socket
 from collections.abc import Callable, Iterator
+from typing import Any
 
 from aegis.agent.directories import Directories
 from aegis.agent.entry import SIGNALS
@@ -57,6 +58,7 @@ class _Life:
 
     async def run(self) -> int:
         loop = asyncio.get_running_loop()
+        loop.set_exception_handler(self._failed)
         SIGNALS.before_last_resort = self._agent.leave_nothing
         with _woken_by_signals(loop):
             SIGNALS.notify = functools.partial(loop.call_soon_threadsafe, self._signalled)
@@ -69,6 +71,15 @@ class _Life:
                 work.result()  # it ends by itself only by raising
             await self._end(work)
         return 0
+
+    def _failed(self, _loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        """A callback raised, or a task nobody waits for: one line, with the place, and the loop goes on."""
+        error = context.get("exception")
+        place = error.__traceback__ if isinstance(error, BaseException) else None
+        while place is not None and place.tb_next is not None:
+            place = place.tb_next
+        where = f"{place.tb_frame.f_code.co_filename}:{place.tb_lineno}" if place is not None else None
+        self._agent.log.error("callback failed", what=context.get("message"), error=repr(error), where=where)
 
     async def _work(self) -> None:
         async with self._agent.running(self._left_s):

@@ -141,9 +141,8 @@ class Agent:
         try:
             self.flows.open(self.kernel.datapath.object, self.kernel.flow_entries)
             stack.callback(self.flows.close)
-            self.flows.backfill()
         except KernelError as error:
-            self.health.raise_("owner_unavailable", str(error), error.hint or "")
+            self.health.raise_("flows_unavailable", str(error), error.hint or "")
 
     def release_kernel(self) -> None:
         """Leave or take down what is in the kernel, as `enforcement.on_stop` says. Twice is harmless."""

@@ -114,7 +114,7 @@ def probe_btf(scope: Scope) -> Answer:
 def probe_bpffs(scope: Scope) -> Answer:
     """A directory must be on a BPF file system and let this process make an entry."""
     path = scope.pin_dir
-    while not path.exists() and path != path.parent:
+    while not os.path.exists(path) and path != path.parent:  # what may not be looked at counts as absent
         path = path.parent
     if _system.lib.aegis_filesystem(os.fsencode(path)) != _system.lib.BPF_FS_MAGIC:
         return Answer("missing", f"{path} is not on a BPF file system", os.fspath(path))

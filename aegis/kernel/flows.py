@@ -148,7 +148,7 @@ class FlowReader:
         ffi = _system.ffi
         self._boottime_ns = boottime_ns
         self._program = core.program("syscall_flow_sweep")
-        self._backfill = core.program("iter_task_file_owner")
+        self._core = core
         self._flows = core.map("aegis_flows")
         self._totals = core.map("aegis_packet_totals")
         self._losses = core.map("aegis_table_losses")
@@ -263,7 +263,7 @@ class FlowReader:
 
     def backfill(self) -> None:
         """Label the sockets that are older than the owner hook; call once after it is attached."""
-        run_iter(self._backfill)
+        run_iter(self._core.program("iter_task_file_owner"))
 
     def owner(self, owner_id: int) -> SocketOwner:
         """What an owner id of a flow or socket stands for."""

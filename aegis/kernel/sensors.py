@@ -28,7 +28,7 @@ SENSORS: Final[tuple[Sensor, ...]] = (
     Sensor(
         topic="socket",
         object="observe",
-        programs=("tp_sock_begin", "tp_sock_state"),
+        programs=("tp_sock_begin", "tp_sock_state", "tp_sock_state_again"),
         kinds=(abi.KIND_CONNECT, abi.KIND_ACCEPT, abi.KIND_LISTEN),
     ),
     Sensor(topic="cgroup", object="observe", programs=("tp_cgroup_mkdir",), kinds=(abi.KIND_CGROUP,)),

@@ -54,6 +54,7 @@ BUDGETS: Final[tuple[Budget, ...]] = (
     Budget(object="observe", program="tp_exit", instructions=500, milliseconds=15),
     Budget(object="observe", program="tp_cgroup_mkdir", instructions=1_000, milliseconds=8),
     Budget(object="observe", program="tp_sock_begin", instructions=2_500, milliseconds=30),
+    Budget(object="observe", program="tp_sock_state_again", instructions=2_500, milliseconds=30),
     Budget(object="observe", program="tp_sock_state", instructions=2_500, milliseconds=30),
 )
 

@@ -35,6 +35,11 @@ CONDITIONS: tuple[ConditionKind, ...] = (
         hint="--interface NAME, or kernel.interfaces in agent.toml",
     ),
     ConditionKind(
+        code="flows_unavailable",
+        when="the flow table cannot be read: flows are counted and judged in the kernel, and cannot be shown",
+        hint="aegis doctor names what is missing",
+    ),
+    ConditionKind(
         code="owner_unavailable",
         when="socket owners are not recorded: flows of new sockets have no process",
         hint="aegis doctor names what is missing",

@@ -138,6 +138,23 @@ class Harvest(Protocol):
         """Flows known, those that are over and not yet forgotten too."""
 
 
+class SocketOwner(Protocol):
+    """What the kernel's own table says of an owner id: the process as it was when it made or connected the socket."""
+
+    @property
+    def pid(self) -> int | None: ...
+    @property
+    def start_ns(self) -> int | None:
+        """CLOCK_BOOTTIME; None, as all that follows, where the kernel has forgotten it."""
+
+    @property
+    def uid(self) -> int | None: ...
+    @property
+    def cgroup_id(self) -> int | None: ...
+    @property
+    def comm(self) -> bytes | None: ...
+
+
 class FlowSource(Protocol):
     """The kernel's flow table as last read. Rows are tuples in header order; `FlowTable.rows` says which."""
 
@@ -150,6 +167,9 @@ class FlowSource(Protocol):
 
     def rows(self) -> Sequence[tuple[Any, ...]]:
         """Every flow known, as of the last harvest."""
+
+    def owner(self, owner: int) -> SocketOwner | None:
+        """What the kernel says of an owner id; None while no flow program is attached or the table cannot be read."""
 
 
 class Owners(Protocol):

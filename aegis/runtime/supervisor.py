@@ -175,10 +175,15 @@ class Supervisor:
         if module.state is not S.RUNNING:
             return self.status(name)
         settings = self._settings(name)
+        reason = "to take new options"
         if reload is not None and changed <= live and settings is not None:
-            reload(settings)
-            return self.status(name)
-        await self.stop(name, reason="to take new options")
+            try:
+                reload(settings)
+            except Exception as error:  # noqa: BLE001  isolation: it goes on as one that is started with the new options
+                reason = f"its reload failed: {_sentence(error)}"
+            else:
+                return self.status(name)
+        await self.stop(name, reason=reason)
         return await self.start(name)
 
     async def stop_all(self, left_s: Callable[[], float]) -> None:

@@ -17,6 +17,7 @@ struct aegis_connecting {
     struct aegis_process process;
     __u64 cgroup_id;
     __u8 comm[16];
+    __u64 told;
 };
 
 struct {
@@ -25,6 +26,14 @@ struct {
     __type(key, int);
     __type(value, struct aegis_connecting);
 } aegis_connecting SEC(".maps");
+
+/* The accepted socket that this CPU told last, until the second program has seen it too. */
+struct {
+    __uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+    __uint(max_entries, 1);
+    __type(key, __u32);
+    __type(value, __u64);
+} aegis_told SEC(".maps");
 
 static __always_inline void aegis_note_current(struct aegis_connecting *who)
 {
@@ -106,10 +115,7 @@ static __always_inline long aegis_send(struct aegis_socket *record, struct sock 
     return aegis_emit(record, sizeof(*record), kind, false);
 }
 
-/* Two programs at one tracepoint: the kernel skips a program that is interrupted on its CPU by itself. What a
- * process does on its own is here; what packets cause is below, and there a process passes through in a few
- * instructions, so that a softirq hardly ever finds it running. Skipped runs are in the program's
- * recursion_misses. */
+/* What a process does on its own: it is the current task. */
 SEC("tp_btf/inet_sock_set_state")
 int BPF_PROG(tp_sock_begin, struct sock *sk, int before, int after)
 {
@@ -119,8 +125,10 @@ int BPF_PROG(tp_sock_begin, struct sock *sk, int before, int after)
 
     if (after == BPF_TCP_SYN_SENT) {
         who = bpf_sk_storage_get(&aegis_connecting, sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
-        if (who)
+        if (who) {
             aegis_note_current(who);
+            who->told = 0;
+        }
     } else if (after == BPF_TCP_LISTEN && aegis_name_ends(&record, sk, false)) {
         aegis_note_current(&current);
         aegis_name_owner(&record, &current);
@@ -129,8 +137,27 @@ int BPF_PROG(tp_sock_begin, struct sock *sk, int before, int after)
     return 0;
 }
 
-SEC("tp_btf/inet_sock_set_state")
-int BPF_PROG(tp_sock_state, struct sock *sk, int before, int after)
+/* Whether the other of the two programs below has told this end of an opening; if not, this one is to. */
+static __always_inline bool aegis_told_already(struct sock *sk, struct aegis_connecting *who)
+{
+    __u32 zero = 0;
+    __u64 *last;
+
+    if (who)
+        return __sync_lock_test_and_set(&who->told, 1);
+    last = bpf_map_lookup_elem(&aegis_told, &zero);
+    if (!last)
+        return false;
+    if (*last == (__u64)sk) {
+        *last = 0;
+        return true;
+    }
+    *last = (__u64)sk;
+    return false;
+}
+
+/* What packets, timers and close(2) cause: the end of an opening. */
+static __always_inline int aegis_opening_ends(struct sock *sk, int before, int after)
 {
     struct aegis_connecting *who;
     struct aegis_socket record = {};
@@ -144,16 +171,34 @@ int BPF_PROG(tp_sock_state, struct sock *sk, int before, int after)
     accepted = !who && before == BPF_TCP_SYN_RECV;
     if (accepted && after != BPF_TCP_ESTABLISHED)
         return 0;
+    if (aegis_told_already(sk, who)) {
+        if (who)
+            bpf_sk_storage_delete(&aegis_connecting, sk);
+        return 0;
+    }
     if (!aegis_name_ends(&record, sk, accepted))
         return 0;
-    if (who) {
+    if (who)
         aegis_name_owner(&record, who);
-        bpf_sk_storage_delete(&aegis_connecting, sk);
-    } else {
+    else
         aegis_name_stored_owner(&record, sk);
-    }
     if (!accepted && after == BPF_TCP_CLOSE)
         record.error = sk->sk_err ? sk->sk_err : ECANCELED;
     aegis_send(&record, sk, accepted ? AEGIS_KIND_ACCEPT : AEGIS_KIND_CONNECT);
     return 0;
+}
+
+/* Twice the same: the kernel skips a program that would interrupt itself on its CPU, as a softirq does that
+ * comes while a process passes through it (a few times in 100,000 changes of state). It never skips both. The
+ * first one that runs tells, the second one sees that it was told. */
+SEC("tp_btf/inet_sock_set_state")
+int BPF_PROG(tp_sock_state, struct sock *sk, int before, int after)
+{
+    return aegis_opening_ends(sk, before, after);
+}
+
+SEC("tp_btf/inet_sock_set_state")
+int BPF_PROG(tp_sock_state_again, struct sock *sk, int before, int after)
+{
+    return aegis_opening_ends(sk, before, after);
 }

@@ -463,6 +463,7 @@ def test_verifier_budget() -> None:
         "tp_exit",
         "tp_sock_begin",
         "tp_sock_state",
+        "tp_sock_state_again",
         "tp_cgroup_mkdir",
     }
     assert max(walked.values()) < 10_000, walked

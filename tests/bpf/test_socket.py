@@ -8,15 +8,18 @@ import ipaddress
 import os
 import random
 import socket
+from collections import Counter
 from collections.abc import Callable, Iterator
 
 import pytest
 
 from aegis._native import records
+from aegis.host import children
 from aegis.kernel import abi, links
 from aegis.kernel.constants import Constants
 from aegis.kernel.object import BpfObject
 from tests.support.observed import Observed, Record, observed
+from tests.support.scale import scaled
 from tests.support.world import World
 
 pytestmark = [pytest.mark.require("root", "bpf", "tracing", "ringbuf")]
@@ -25,10 +28,12 @@ PID, START, UID, CGROUP_ID, COOKIE = 3, 4, 5, 6, 7
 SOURCE, DESTINATION, SOURCE_PORT, DESTINATION_PORT, PROTOCOL, LABEL, COMM, ERROR = range(8, 16)
 SO_COOKIE = 57
 
+PROGRAMS = ("tp_sock_begin", "tp_sock_state", "tp_sock_state_again")
+
 
 @pytest.fixture(scope="module")
 def sensor() -> Iterator[Observed]:
-    with observed("tp_sock_begin", "tp_sock_state") as sensor:
+    with observed(*PROGRAMS) as sensor:
         yield sensor
 
 
@@ -169,6 +174,31 @@ def test_each_connection_once(sensor: Observed, world: World, version: str, coun
     assert {record[DESTINATION] for record in found} == {packed(address)}
 
 
+def test_a_storm_is_told_to_the_connection(sensor: Observed) -> None:
+    """Softirqs interrupt the programs now and then, and the kernel skips the one they interrupt."""
+    count, clients = scaled(1_009, 25_013), 4
+    sensor.take()
+    found: list[Record] = []
+    with socket.create_server(("127.0.0.1", 0), backlog=64) as listener:
+        target = listener.getsockname()
+        with contextlib.ExitStack() as stack:
+            started = [
+                stack.enter_context(children.call(connect_often, *target, count)) for _ in range(clients)
+            ]
+            for _ in range(clients * count):
+                listener.accept()[0].close()
+                found += sensor.take(between(target[1]))
+            pids = {child.result(60)[0] for child in started}
+    found += sensor.take(between(target[1]))
+    for kind in (records.CONNECT, records.ACCEPT):
+        told = [record for record in found if record[0] == kind]
+        assert len(told) == clients * count
+        assert len({record[COOKIE] for record in told}) == clients * count
+    assert Counter(record[PID] for record in found if record[0] == records.CONNECT) == dict.fromkeys(
+        pids, count
+    )
+
+
 def test_who_connects_is_who_called(sensor: Observed) -> None:
     """The socket is made here and connected by a child: the child is named."""
     with socket.create_server(("127.0.0.1", 0)) as listener, socket.socket() as passed:
@@ -203,7 +233,7 @@ def test_accepts_name_the_listener_where_owners_are_kept(world: World) -> None:
         core.load()
         stack.enter_context(links.attach_tracing(core.program("tp_sock_relabel")))
         reuse = {name: core.map(name) for name in ("aegis_sk_owner", "aegis_owners")}
-        sensor = stack.enter_context(observed("tp_sock_begin", "tp_sock_state", reuse=reuse))
+        sensor = stack.enter_context(observed(*PROGRAMS, reuse=reuse))
         listener = stack.enter_context(world.a.socket())
         listener.bind((world.a.v4, 0))
         listener.listen(64)

@@ -6,13 +6,16 @@ import contextlib
 import os
 import random
 import signal
+import socket
 import subprocess
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from websockets.sync.client import unix_connect
+from websockets.client import ClientProtocol
+from websockets.uri import parse_uri
 
 from aegis.kernel import tc
 from aegis.kernel.library import open_library
@@ -68,6 +71,8 @@ def stop_at(world: World, agent: RunningAgent, moment: float, dice: random.Rando
         taken = takes(
             process.pid, signal.SIGTERM
         )  # Python itself catches SIGINT, only the entry point SIGTERM
+        if taken and dice.random() < 0.3:
+            process.send_signal(signal.SIGHUP)
         sent = time.monotonic()
         process.send_signal(signals[0])
         time.sleep(dice.choice((0.0, 0.0, dice.uniform(0, 0.05))))
@@ -170,21 +175,33 @@ def test_on_stop_detach_takes_the_policy_out(world: World) -> None:
     assert left_behind(world, agent) == NOTHING
 
 
+@contextlib.contextmanager
+def deaf_client(agent: RunningAgent, requests: list[str]) -> Iterator[None]:
+    """A client that asks and then reads nothing, whatever comes."""
+    protocol = ClientProtocol(parse_uri("ws://localhost/"))
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.connect(agent.socket)
+        protocol.send_request(protocol.connect())
+        connection.sendall(b"".join(protocol.data_to_send()))
+        protocol.receive_data(connection.recv(65_536))
+        for request in requests:
+            protocol.send_text(request.encode())
+        connection.sendall(b"".join(protocol.data_to_send()))
+        yield
+
+
 def test_a_client_that_never_reads_does_not_hold_the_exit(world: World) -> None:
     agent = RunningAgent(world, world.a, "agent", "", ())
     agent.start()
-    clients = [unix_connect(agent.socket, "ws://localhost/", compression=None, max_queue=1) for _ in range(7)]
-    try:
-        for client in clients:
-            for number in range(16):
-                client.send(f'{{"id": {number}, "verb": "config.show"}}')
-            client.send('{"id": 99, "verb": "events", "args": {"follow": true}}')
+    requests = [f'{{"id": {number}, "verb": "config.show"}}' for number in range(15)]
+    requests.append('{"id": 99, "verb": "events", "args": {"follow": true}}')
+    with contextlib.ExitStack() as clients:
+        for _ in range(7):
+            clients.enter_context(deaf_client(agent, requests))
+        assert agent.ask("status")
         begun = time.monotonic()
         assert agent.stop() == 0
         assert time.monotonic() - begun <= LONGEST_EXIT_S
-    finally:
-        for client in clients:
-            client.socket.close()
     assert "Traceback" not in agent.log.read_text()
     assert left_behind(world, agent) == NOTHING
 

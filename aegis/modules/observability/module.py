@@ -8,12 +8,15 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from typing import Any, Protocol, cast
 
+import msgspec
+
 from aegis._native.flowtable import FlowRow
 from aegis._native.records import RecordBatch
 from aegis.errors import FeatureUnsupported, HostError, KernelError
+from aegis.model.absent import Absent
 from aegis.model.event import LossEvent
 from aegis.model.flow import Flow
-from aegis.model.process import Cgroup, Process
+from aegis.model.process import Cgroup, Owner, OwnerLabel, Process
 from aegis.modules.observability.flows import flow_of
 from aegis.modules.observability.source import in_order
 from aegis.modules.observability.table import ProcessTable
@@ -66,7 +69,7 @@ class Observability:
             self._subscribe(stack)
             # After the sensors are there: what starts meanwhile is in both, and the record says it better.
             self._table.snapshot(self._host.processes())
-            stack.enter_context(context.owners.provide(self._table.find_owner))
+            stack.enter_context(context.owners.provide(self._find_owner))
             stack.enter_context(context.answer("flows", self._answer_flows))
             stack.enter_context(context.count(IDENTITY, lambda: {self.name: self._terms}))
             ready()
@@ -156,6 +159,25 @@ class Observability:
 
     # Flows
 
+    def _find_owner(self, owner: int) -> Owner | None:
+        """Who an owner id is, in the cgroup it was in when it made or connected the socket.
+
+        A process may move between cgroups without a record of ours, so the kernel's note at the socket decides.
+        """
+        known = self._table.find_owner(owner)
+        if isinstance(known, OwnerLabel):
+            return known
+        told = self._context.flows.owner(owner)
+        if told is None or told.cgroup_id is None or told.start_ns is None or told.pid is None:
+            return known
+        if known is None:
+            return self._table.owner(
+                told.pid, told.start_ns, uid=told.uid or 0, cgroup_id=told.cgroup_id, comm=told.comm or b""
+            )
+        if isinstance(known.cgroup, Absent) or known.cgroup.id != told.cgroup_id:
+            return msgspec.structs.replace(known, cgroup=self._table.cgroup(told.cgroup_id))
+        return known
+
     async def _answer_flows(self, _args: Mapping[str, Any]) -> Sequence[Flow]:
         """Every flow known, as of now; none while no flow program is attached."""
         flows = self._context.flows
@@ -170,7 +192,7 @@ class Observability:
                 row,
                 time_ns=harvest.at_ns + offset_ns,
                 wall_offset_ns=offset_ns,
-                owner=self._table.find_owner(row.owner),
+                owner=self._find_owner(row.owner),
                 rule=self._context.enforcer.rule(row.generation, row.rule) if row.rule else None,
                 interface=names.get(row.ifindex),
             )

@@ -56,6 +56,8 @@ class ProcessTable:
         # A forked process that has not run anything of its own is its record and its parent until someone asks.
         self._processes: dict[int, Process | tuple[Record, Process]] = {}
         self._ancestors: dict[int, Ancestor] = {}
+        self._last_chain: tuple[tuple[int, int, int], ...] | None = None
+        self._last_line: tuple[Ancestor, ...] = ()
         self._older: dict[int, Process] = {}
         self._ended: deque[int] = deque()
         self.unseen = 0  # processes that had to be made up from one record
@@ -73,13 +75,9 @@ class ProcessTable:
         (
             _, _, _, pid, start_ns, uid, gid, ppid, cgroup_id, _, _, comm, path, flags, args, args_total, chain, cwd,
         ) = record  # fmt: skip
-        known = self._ancestors
-        ancestors: list[Ancestor] = []
-        for each_pid, each_start_ns, each_uid in chain:
-            ancestor = known.get((each_start_ns >> 10 << OWNER_PID_BITS | each_pid) & OWNER_MASK)
-            if ancestor is None:
-                ancestor = self._ancestor(each_pid, each_start_ns, each_uid)
-            ancestors.append(ancestor)
+        if chain is not self._last_chain:  # children of one parent in a row come with one and the same tuple
+            self._last_line = self._line(chain)
+            self._last_chain = chain
         process = Process(
             pid=pid,
             start_ns=start_ns,
@@ -94,12 +92,12 @@ class ProcessTable:
             args_total=args_total,
             cwd=NO_CWD if flags & CWD_TRUNCATED or not cwd else cwd,
             cgroup=self._cgroups.get(cgroup_id) or self.cgroup(cgroup_id),
-            ancestors=tuple(ancestors),
+            ancestors=self._last_line,
         )
         key = (start_ns >> 10 << OWNER_PID_BITS | pid) & OWNER_MASK
         self._processes[key] = process
-        if key in known:
-            del known[key]
+        if key in self._ancestors:
+            self._forget_ancestor(key)
         return process
 
     def fork(self, record: Record) -> None:
@@ -126,7 +124,8 @@ class ProcessTable:
         if len(ended) > self._keep_ended:
             key = ended.popleft()
             self._processes.pop(key, None)
-            self._ancestors.pop(key, None)
+            if key in self._ancestors:
+                self._forget_ancestor(key)
         return process
 
     def owner(self, pid: int, start_ns: int, *, uid: int, cgroup_id: int, comm: bytes) -> Process:
@@ -193,7 +192,7 @@ class ProcessTable:
         lost = [key for key in self._processes if key & PID_MASK not in alive and key not in ended]
         for key in lost:
             del self._processes[key]
-            self._ancestors.pop(key, None)
+            self._forget_ancestor(key)
         for pid in self._older.keys() - alive:
             del self._older[pid]
         return len(lost)
@@ -226,6 +225,18 @@ class ProcessTable:
             cgroup=self.cgroup(cgroup_id),
             ancestors=(parent.as_ancestor(), *parent.ancestors[: ANCESTORS - 1]),
         )
+
+    def _line(self, chain: tuple[tuple[int, int, int], ...]) -> tuple[Ancestor, ...]:
+        known = self._ancestors
+        line: list[Ancestor] = []
+        for pid, start_ns, uid in chain:
+            ancestor = known.get((start_ns >> 10 << OWNER_PID_BITS | pid) & OWNER_MASK)
+            line.append(self._ancestor(pid, start_ns, uid) if ancestor is None else ancestor)
+        return tuple(line)
+
+    def _forget_ancestor(self, key: int) -> None:
+        self._ancestors.pop(key, None)
+        self._last_chain = None
 
     def _ancestor(self, pid: int, start_ns: int, uid: int) -> Ancestor:
         key = owner_key(pid, start_ns)

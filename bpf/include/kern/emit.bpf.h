@@ -44,12 +44,29 @@ static __always_inline void aegis_stamp(struct aegis_header *header, __u32 size,
     header->cpu = bpf_get_smp_processor_id();
 }
 
+/* Whether this producer is the one that wakes the reader. */
+static __always_inline bool aegis_take_armed(struct aegis_reader *reader)
+{
+    return reader && *(volatile __u32 *)&reader->armed && __sync_lock_test_and_set(&reader->armed, 0);
+}
+
+/* Wakes the reader for a record that is in the ring already: an entry that readers skip carries the wake-up.
+ */
+static __always_inline void aegis_wake(void)
+{
+    void *empty = bpf_ringbuf_reserve(&aegis_ring, 8, 0);
+
+    if (empty)
+        bpf_ringbuf_discard(empty, BPF_RB_FORCE_WAKEUP);
+}
+
 /* Stamps and sends a record of `size` bytes that begins with a struct aegis_header. Returns 0, or an error
  * after counting it as ring_full. Kinds that are not urgent leave ring_reserved_bytes of the ring to those
  * that are.
  *
  * A forced wake-up costs 6 us in this context, so it is sent only on an edge: by the producer that takes the
- * word the reader armed before it slept. */
+ * word the reader armed before it slept. The word is looked at again once the record is visible: a reader
+ * that armed it meanwhile and found the ring empty would sleep on. */
 static __always_inline long aegis_emit(void *record, __u32 size, __u32 kind, bool urgent)
 {
     struct aegis_record_counters *counters = aegis_attempt(kind);
@@ -64,11 +81,15 @@ static __always_inline long aegis_emit(void *record, __u32 size, __u32 kind, boo
         error = -1;
     } else {
         reader = bpf_map_lookup_elem(&aegis_reader, &zero);
-        if (reader && reader->armed && __sync_lock_test_and_set(&reader->armed, 0))
+        if (aegis_take_armed(reader))
             flags = BPF_RB_FORCE_WAKEUP;
         error = bpf_ringbuf_output(&aegis_ring, record, size, flags);
-        if (error && flags == BPF_RB_FORCE_WAKEUP && reader)
-            reader->armed = 1; /* taken for nothing: the next record must wake the reader */
+        if (error) {
+            if (reader && flags == BPF_RB_FORCE_WAKEUP)
+                reader->armed = 1; /* taken for nothing: the next record must wake the reader */
+        } else if (flags == BPF_RB_NO_WAKEUP && aegis_take_armed(reader)) {
+            aegis_wake();
+        }
     }
     if (counters) {
         if (error)

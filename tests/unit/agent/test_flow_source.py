@@ -17,7 +17,6 @@ async def test_without_a_table_there_are_no_flows_and_it_says_so() -> None:
         assert (found.changed, found.flows) == (0, 0)
         assert queue.get_nowait() == found
     await flows.tick()
-    flows.backfill()
     assert (list(flows.rows()), flows.terms(), flows.losses()) == ([], {}, {})
     flows.close()
 

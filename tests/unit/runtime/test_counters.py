@@ -36,5 +36,6 @@ def test_stages_come_and_go() -> None:
     with counters.count("in = out", lambda: {"x": {"in": 5, "out": 5 - lost[0]}, "y": {"in": 0, "out": 0}}):
         assert [(one.stage, one.balanced) for one in counters.read()] == [("x", True), ("y", True)]
         lost[0] = 1
-        assert [(one.stage, one.balanced, one.terms["out"]) for one in counters.read()][0] == ("x", False, 4)
+        first = counters.read()[0]
+        assert (first.stage, first.balanced, first.terms["out"]) == ("x", False, 4)
     assert counters.read() == ()

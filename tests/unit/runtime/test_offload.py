@@ -25,11 +25,11 @@ async def test_what_it_raises_is_raised_here() -> None:
 
 
 async def test_cancelling_leaves_the_thread_alone() -> None:
-    gate, ended = threading.Event(), threading.Event()
+    loop, gate, ended = asyncio.get_running_loop(), threading.Event(), asyncio.Event()
 
     def call() -> None:
         gate.wait(20)
-        ended.set()
+        loop.call_soon_threadsafe(ended.set)
 
     waiting = asyncio.create_task(offload.run(call))
     await asyncio.sleep(0)
@@ -37,5 +37,4 @@ async def test_cancelling_leaves_the_thread_alone() -> None:
     with pytest.raises(asyncio.CancelledError):
         await waiting
     gate.set()
-    while not ended.is_set():
-        await asyncio.sleep(0.001)
+    await ended.wait()

@@ -79,6 +79,14 @@ class Running:
         self.states = states
         self.environ: dict[str, str] = {}
         self.conditions: Conditions
+        self.changed = asyncio.Event()
+
+    async def until(self, holds: Callable[[], bool]) -> None:
+        """Wait for a change of state after which `holds()` is true."""
+        async with asyncio.timeout(20):
+            while not holds():
+                self.changed.clear()
+                await self.changed.wait()
 
     def seen(self, name: str) -> list[str]:
         return [state for module, state in self.states if module == name]
@@ -101,6 +109,7 @@ async def supervised(
 
     def changed(status: ModuleStatus) -> None:
         states.append((status.name, status.state.value))
+        running.changed.set()
 
     async with asyncio.TaskGroup() as group:
         supervisor = Supervisor(
@@ -120,12 +129,6 @@ async def supervised(
         running.conditions = conditions
         yield running
         await supervisor.stop_all(lambda: 3.0)
-
-
-async def until(holds: Callable[[], bool]) -> None:
-    async with asyncio.timeout(20):
-        while not holds():
-            await asyncio.sleep(0.002)
 
 
 async def test_adding_a_folder_adds_a_module(package: Package) -> None:
@@ -199,7 +202,7 @@ async def test_five_failures_in_ten_minutes_are_the_last(
     package.add("bad", after="raise ValueError('again')")
     async with supervised(package) as running:
         await running.supervisor.start("bad")
-        await until(lambda: "5 failures" in running.supervisor.status("bad").reason)
+        await running.until(lambda: "5 failures" in running.supervisor.status("bad").reason)
         status = running.supervisor.status("bad")
         assert (status.state, status.restarts) == (ModuleState.FAILED, 4)
         assert running.seen("bad") == ["starting", "running", "failed"] * 5
@@ -304,3 +307,24 @@ async def test_changed_options_are_reloaded_live_or_by_a_restart(package: Packag
         assert running.log == [7, "plain released"]
         await running.supervisor.configure("live", changed, frozenset())
         assert running.log == [7, "plain released", "live released"]
+
+
+async def test_a_reload_that_fails_is_made_good_by_a_restart(package: Package) -> None:
+    live = (
+        GOOD.format(name="one", construct="", before="", after="")
+        + """
+        def reload(self, config):
+            raise ValueError("cannot")
+"""
+    )
+    package.add(
+        "one",
+        config='OPTIONS = (Option(name="n", kind="int", default=1, help="h.", reload="live"),)',
+        module=live,
+    )
+    async with supervised(package) as running:
+        await running.supervisor.start_enabled()
+        status = await running.supervisor.configure("one", frozenset({"n"}), frozenset({"n"}))
+        assert status.state is ModuleState.RUNNING
+        assert running.log == ["one released"]
+        assert running.seen("one") == ["starting", "running", "stopping", "stopped", "starting", "running"]
