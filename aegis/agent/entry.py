@@ -12,7 +12,9 @@ import signal
 from collections.abc import Callable
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
-LAST_RESORT_S = 4.5  # after the first signal; an exit takes 5 s at most
+LAST_RESORT_S = 3.8  # after the first signal; an exit takes 5 s at most
+PATIENCE = 4  # times the last resort waits for a release that is under way
+PATIENCE_S = 0.25
 
 
 class Signals:
@@ -22,7 +24,8 @@ class Signals:
         self.stops = 0
         self.reloads = 0
         self.notify: Callable[[], object] | None = None
-        self.before_last_resort: Callable[[], None] | None = None
+        self.before_last_resort: Callable[[], bool] | None = None  # False: a release is under way, let it end
+        self._patience = PATIENCE
 
     @property
     def stopping(self) -> bool:
@@ -43,8 +46,11 @@ class Signals:
 
     def _last_resort(self) -> None:
         """The stop hangs, in a loop that never turns or a call that never ends: leave without it."""
-        if self.before_last_resort is not None:
-            self.before_last_resort()
+        released = self.before_last_resort is None or self.before_last_resort()
+        if not released and self._patience:
+            self._patience -= 1
+            signal.setitimer(signal.ITIMER_REAL, PATIENCE_S)
+            return
         os._exit(0)
 
     def ignore(self) -> None:

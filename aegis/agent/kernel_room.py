@@ -66,6 +66,7 @@ class KernelRoom:
         self._log = log
         self._reason = ""
         self._closed = False
+        self.releasing = False  # `close` has begun and not ended
 
     # ---- sizes
 
@@ -307,12 +308,13 @@ class KernelRoom:
         """Leave what is committed enforced when `keep`, else take everything down. Twice is harmless."""
         if self._closed:
             return
-        self._closed = True
+        self._closed = self.releasing = True
         keep = keep and self.committed
         self._each(self.stop_listening, self.enforcer.close)
         if self.datapath is not None:
             self._each(self.datapath.close if keep else self.datapath.detach)
             self.datapath = None
+        self.releasing = False
 
     def _each(self, *releases: Callable[[], None]) -> None:
         for release in releases:

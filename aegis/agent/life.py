@@ -17,7 +17,7 @@ from aegis.agent.wiring import Agent
 from aegis.runtime import log as logging
 from aegis.runtime.config import Configuration
 
-STOP_S = 4.0  # from the first signal to the end of every orderly release
+STOP_S = 3.0  # from the first signal to the end of every orderly release
 LAST_WORDS_S = 0.3  # for what is cancelled once no time is left
 
 

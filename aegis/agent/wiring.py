@@ -153,11 +153,17 @@ class Agent:
         """Take the configuration anew; before there are modules they will begin with it."""
         await self.options.reload(getattr(self, "supervisor", None))
 
-    def leave_nothing(self) -> None:
-        """The last resort's release, where the loop does not turn: what would outlive the process."""
+    def leave_nothing(self) -> bool:
+        """The last resort's release, where the loop does not turn: what would outlive the process.
+
+        May interrupt a release; then nothing is done, and it says False.
+        """
+        if self.kernel.releasing:
+            return False
         self.release_kernel()
         with suppress(OSError):
             os.unlink(self._directories.socket)
+        return True
 
     def _count(self, stack: ExitStack) -> None:
         stack.enter_context(self.counters.count(RECORDS, self._record_terms))

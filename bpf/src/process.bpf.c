@@ -50,7 +50,7 @@ int BPF_PROG(tp_exec, struct task_struct *task, int old_pid, struct linux_binprm
     struct aegis_exec_scratch *scratch = bpf_map_lookup_elem(&aegis_exec_scratch, &zero);
     struct aegis_walk *walk = bpf_map_lookup_elem(&aegis_exec_walk, &zero);
     struct mm_struct *mm = task->mm;
-    if (!scratch || !walk || !mm)
+    if (!scratch || !walk || !mm) /* never: what executes has memory */
         return 0;
     struct aegis_exec *record = &scratch->record;
 
@@ -86,7 +86,7 @@ int BPF_PROG(tp_exec, struct task_struct *task, int old_pid, struct linux_binprm
     __u64 start = mm->arg_start;
     __u64 total = mm->arg_end - start;
     __u32 args_bytes = total > AEGIS_ARGS_BYTES ? AEGIS_ARGS_BYTES : total;
-    if (path_bytes > AEGIS_PATH_BYTES)
+    if (path_bytes > AEGIS_PATH_BYTES) /* never; the verifier has forgotten */
         return 0;
     if (bpf_probe_read_user(&scratch->text[path_bytes], args_bytes, (void *)start))
         args_bytes = 0;
@@ -103,7 +103,7 @@ int BPF_PROG(tp_exec, struct task_struct *task, int old_pid, struct linux_binprm
     record->cwd_bytes = cwd_bytes;
 
     __u32 size = sizeof(*record) + path_bytes + args_bytes + cwd_bytes;
-    if (size > sizeof(*record) + sizeof(scratch->text))
+    if (size > sizeof(*record) + sizeof(scratch->text)) /* never, likewise */
         return 0;
     aegis_emit(record, size, AEGIS_KIND_EXEC, false);
     return 0;

@@ -36,10 +36,18 @@ def test_after_the_stop_a_signal_means_nothing() -> None:
 
 def test_the_last_resort_leaves_with_zero_after_its_release() -> None:
     script = (
-        "e.LAST_RESORT_S = 0.05\ne.SIGNALS.before_last_resort = lambda: print('released', flush=True)\n"
+        "e.LAST_RESORT_S = 0.05\ne.SIGNALS.before_last_resort = lambda: print('released', flush=True) or True\n"
         "signal.raise_signal(signal.SIGTERM)\nwhile True: pass"
     )
     assert run(script) == (0, "released\n", "")
+
+
+def test_the_last_resort_waits_for_a_release_under_way_but_not_for_ever() -> None:
+    script = (
+        "e.LAST_RESORT_S = e.PATIENCE_S = 0.02\ne.SIGNALS.before_last_resort = lambda: print('asked', flush=True)\n"
+        "signal.raise_signal(signal.SIGTERM)\nwhile True: pass"
+    )
+    assert run(script) == (0, "asked\n" * 5, "")
 
 
 def test_it_imports_next_to_nothing() -> None:
