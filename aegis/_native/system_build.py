@@ -16,6 +16,7 @@ ffibuilder.cdef(
               const void *data);
     int umount2(const char *target, int flags);
     int prctl(int option, ...);
+    int malloc_trim(size_t pad);
 
     /* The magic number of the file system that holds `path` (linux/magic.h), or -1. */
     long long aegis_filesystem(const char *path);
@@ -62,6 +63,7 @@ ffibuilder.set_source(
     #include <sched.h>
     #include <string.h>
     #include <sys/mount.h>
+    #include <malloc.h>
     #include <sys/prctl.h>
     #include <sys/syscall.h>
     #include <sys/vfs.h>

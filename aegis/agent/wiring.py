@@ -12,6 +12,7 @@ from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from aegis._native._system import lib
 from aegis.agent.control.verbs import Verbs
 from aegis.agent.directories import Directories
 from aegis.agent.kernel_room import KernelRoom
@@ -121,6 +122,7 @@ class Agent:
             await self._open_socket(stack)
             await starting
             gc.collect()
+            lib.malloc_trim(0)  # parsing the kernel's types left several megabytes free in the heap
             gc.freeze()
             gc.enable()
             self.log.info(
