@@ -31,17 +31,17 @@ def run() -> list[Row]:
     ours: list[float] = []
     theirs: list[float] = []
     with tempfile.TemporaryDirectory() as directory, open_stage() as stage:
-        spawner = _compile(Path(directory))
+        workload = _compile(Path(directory))
         output = Path(directory) / "execsnoop.txt"
         for _ in range(ROUNDS):
-            nothing = _cost(spawner)
+            nothing = _cost(workload)
             with _agent(stage) as execs:
                 before = execs()
-                ours.append(_cost(spawner) - nothing)
+                ours.append(_cost(workload) - nothing)
                 _expect("the agent", execs() - before)
             with _execsnoop(output):
-                theirs.append(_cost(spawner) - nothing)
-            _expect("execsnoop", output.read_bytes().count(b"\nspawner "))
+                theirs.append(_cost(workload) - nothing)
+            _expect("execsnoop", output.read_bytes().count(b"\nnothing "))
     value, peer = median(ours), median(theirs)
     return [
         Row(
@@ -56,12 +56,27 @@ def run() -> list[Row]:
     ]
 
 
-def _compile(directory: Path) -> Path:
-    """The workload: a spawner that is its own child."""
-    spawner = directory / "spawner"
-    source = Path(__file__).parent / "native" / "spawner.c"
-    subprocess.run(["gcc", "-O2", "-static", "-Wall", "-Werror", "-o", spawner, source], check=True)
-    return spawner
+def _compile(directory: Path) -> list[str]:
+    """The workload: a spawner, and the shortest of programs for it to run."""
+    native = Path(__file__).parent / "native"
+    programs = {"spawner": ("-O2",), "nothing": ("-O2", "-static", "-nostdlib")}
+    for name, options in programs.items():
+        command: list[str | Path] = [
+            "gcc",
+            *options,
+            "-Wall",
+            "-Werror",
+            "-o",
+            directory / name,
+            native / f"{name}.c",
+        ]
+        subprocess.run(command, check=True)
+    return [
+        str(directory / "spawner"),
+        str(PER_SECOND * SECONDS),
+        str(PER_SECOND),
+        str(directory / "nothing"),
+    ]
 
 
 def _expect(who: str, reported: int) -> None:
@@ -69,10 +84,10 @@ def _expect(who: str, reported: int) -> None:
         raise RuntimeError(f"{who} reported {reported} of {PER_SECOND * SECONDS} execs")
 
 
-def _cost(spawner: Path) -> float:
+def _cost(workload: list[str]) -> float:
     """Processor time of the whole machine over the workload, microseconds an exec."""
     before = _busy_s()
-    subprocess.run([spawner, str(PER_SECOND * SECONDS), str(PER_SECOND), spawner], check=True)
+    subprocess.run(workload, check=True)
     return 1e6 * (_busy_s() - before) / (PER_SECOND * SECONDS)
 
 

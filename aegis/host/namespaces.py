@@ -7,7 +7,9 @@ one moves the calling thread only.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
+import re
 from collections.abc import Iterator
 from types import TracebackType
 from typing import Self
@@ -100,22 +102,21 @@ class PrivateMounts:
     """
 
     def __init__(self) -> None:
-        self._before = -1
-        self._directory = ""
+        self._before = self._root = self._directory = -1
 
     def __enter__(self) -> Self:
-        self._directory = os.getcwd()
-        self._before = _open("/proc/thread-self/ns/mnt")
-        try:
+        with contextlib.ExitStack() as held:
+            for name, path in (("_before", "/proc/thread-self/ns/mnt"), ("_root", "/"), ("_directory", ".")):
+                descriptor = _open(path)
+                held.callback(os.close, descriptor)
+                setattr(self, name, descriptor)
             _checked("make a mount namespace", lib.unshare(lib.CLONE_NEWNS))
             try:
-                mount("none", "/", "", flags=lib.MS_REC | lib.MS_PRIVATE)
+                _make_private()
             except HostError:
                 self._leave()
                 raise
-        except HostError:
-            os.close(self._before)
-            raise
+            self._held = held.pop_all()
         return self
 
     def __exit__(
@@ -124,16 +125,36 @@ class PrivateMounts:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        try:
+        with self._held:
             self._leave()
-        finally:
-            os.close(self._before)
 
     def _leave(self) -> None:
         # A thread that shares its working directory with another may not change mount namespaces.
         _checked("part working directories", lib.unshare(_OWN_WORKING_DIRECTORY))
         _checked("return to the mount namespace", lib.setns(self._before, lib.CLONE_NEWNS))
-        os.chdir(self._directory)
+        # setns puts root and working directory to the namespace's own root, which in a chroot is another one.
+        os.fchdir(self._root)
+        os.chroot(".")
+        os.fchdir(self._directory)
+
+
+def _make_private() -> None:
+    """Let no mount or unmount of this namespace be seen in the one it was copied from."""
+    try:
+        mount("none", "/", "", flags=lib.MS_REC | lib.MS_PRIVATE)
+    except HostError as error:
+        if error.errno != errno.EINVAL:
+            raise
+        # In a chroot "/" is no mount point: take the mounts below it one by one.
+        with open("/proc/thread-self/mountinfo", encoding="utf-8") as lines:
+            points = [line.split(" ")[4] for line in lines if " shared:" in line]
+        for point in points:
+            mount(
+                "none",
+                re.sub(r"\\([0-7]{3})", lambda code: chr(int(code[1], 8)), point),
+                "",
+                flags=lib.MS_PRIVATE,
+            )
 
 
 def mount(source: str, target: str, kind: str, *, flags: int = 0) -> None:

@@ -42,7 +42,8 @@ class RingPump:
     """Reads one ring on a loop and hands each batch to `deliver`. Start with `start`, end with `close`.
 
     After a wake-up it drains at once, then leaves the word unarmed for 1 ms; while many come it does not arm it at all
-    and reads every 10 or 20 ms, so that a flood does not wake it record by record. `swept` counts records that only the sweep found.
+    and reads every 10 or 20 ms, so that a flood does not wake it record by record. `swept` counts
+    records that only the sweep found.
     """
 
     def __init__(
@@ -122,7 +123,10 @@ class RingPump:
         self._read()
 
     def _read(self) -> None:
-        """Drain; then come back for the rest, or let records gather before the word is armed again."""
+        """Drain; then come back for the rest, or let records gather before the word is armed again.
+
+        While many come the word stays unarmed and the timer alone reads: nobody has to be woken for the next one.
+        """
         assert self._loop is not None
         more = False
         try:
@@ -132,7 +136,8 @@ class RingPump:
             if more:
                 self._timer = self._loop.call_soon(self._read)
             else:
-                self._timer = self._loop.call_later(self._pause(), self._settle)
+                pause = self._pause()
+                self._timer = self._loop.call_later(pause, self._settle if pause == QUIET_S else self._read)
 
     def _pause(self) -> float:
         """How long records may gather, by the rate of the last full window: one burst is no rate."""

@@ -6,7 +6,7 @@ typedef unsigned int __u32;
 typedef unsigned long long __u64;
 #include "aegis/abi.h"
 
-#define AEGIS_KEEP(tag) struct tag abi_##tag
+#define AEGIS_KEEP(tag)      struct tag abi_##tag
 #define AEGIS_KEEP_ENUM(tag) enum tag abi_##tag
 
 AEGIS_KEEP(aegis_header);

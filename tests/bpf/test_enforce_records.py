@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import random
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -103,7 +104,8 @@ def test_every_denial_is_told_or_counted(table: Table, records: Records) -> None
     assert table.send(EGRESS, syn(OTHER, 1, 23)) == DROPPED
     (first,) = records.take()
     assert (first[4][-4:], first[-4]) == (p.address(OTHER), 0)
-    while not told[-1][-4]:  # until a window later
+    while not told[-1][-4]:  # until a window later; each try is a new flow, and ports are finite
+        time.sleep(0.01)
         asked += 1
         assert table.send(EGRESS, syn(PEER, 20_000 + asked, 23)) == DROPPED
         told += records.take()

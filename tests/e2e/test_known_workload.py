@@ -46,7 +46,9 @@ def forks() -> int:
 
 
 def records(agent: RunningAgent, kind: str) -> dict[str, Any]:
-    return next(row for row in agent.ask("counters") if row["stage"] == f"records.{kind}")
+    """The terms of one kind; all 0 before its first record."""
+    nothing = dict.fromkeys(("attempted", "submitted", "ring_full", "filtered", "rate_limited", "read"), 0)
+    return next((row for row in agent.ask("counters") if row["stage"] == f"records.{kind}"), nothing)
 
 
 def adds_up(row: dict[str, Any]) -> bool:
@@ -95,7 +97,8 @@ def test_a_stopped_reader_loses_counted_records_only(world: World, unit: Path, t
     assert testers.parse(done.stdout).done == count
     assert adds_up(after)
     assert after["balanced"] is True
-    assert count <= after["attempted"] - before["attempted"] <= count + others
+    # Whoever else forked may have run two programs, as a shell that ends in exec does.
+    assert count <= after["attempted"] - before["attempted"] <= count + 2 * others + 2
     assert after["ring_full"] - before["ring_full"] > 0
     assert losses
 

@@ -174,7 +174,7 @@ def icmp_echoes(source: str, target: str, count: int, size: int, seconds: float 
     """Send `count` echo requests with `size` bytes of payload by a raw socket, each after the answer to the last."""
     outcome = Outcome(pids=[os.getpid()])
     v6 = ":" in target
-    protocol = socket.getprotobyname("ipv6-icmp") if v6 else socket.IPPROTO_ICMP
+    protocol = socket.IPPROTO_ICMPV6 if v6 else socket.IPPROTO_ICMP
     request, reply = (128, 129) if v6 else (8, 0)
     identifier = os.getpid() & 0xFFFF
     with socket.socket(_family(target), socket.SOCK_RAW, protocol) as raw:

@@ -3,15 +3,15 @@
 #define AEGIS_LIMITS_H
 
 enum aegis_limits {
-  AEGIS_COMM_BYTES = 16,
-  AEGIS_ARGS_BYTES = 16384, /* longest argument block carried; the true length is in the record */
-  AEGIS_PATH_BYTES = 4096,
-  AEGIS_ANCESTORS = 8,
-  AEGIS_CGROUP_PATH_BYTES = 1024,
-  AEGIS_IPV6_EXTENSIONS = 6, /* headers walked before a packet is refused */
-  AEGIS_POLICY_SLOTS = 4,
-  AEGIS_IMAGE_BYTES = 1048576,
-  AEGIS_MAX_RULES = 1024
+    AEGIS_COMM_BYTES = 16,
+    AEGIS_ARGS_BYTES = 16384, /* longest argument block carried; the true length is in the record */
+    AEGIS_PATH_BYTES = 4096,
+    AEGIS_ANCESTORS = 8,
+    AEGIS_CGROUP_PATH_BYTES = 1024,
+    AEGIS_IPV6_EXTENSIONS = 6, /* headers walked before a packet is refused */
+    AEGIS_POLICY_SLOTS = 4,
+    AEGIS_IMAGE_BYTES = 1048576,
+    AEGIS_MAX_RULES = 1024
 };
 
 #endif

@@ -3,6 +3,9 @@
 #define AEGIS_NET_H
 
 /* Direction as seen from this host; indexes every pair of per-direction counters. */
-enum aegis_direction { AEGIS_EGRESS = 0, AEGIS_INGRESS = 1 };
+enum aegis_direction {
+    AEGIS_EGRESS = 0,
+    AEGIS_INGRESS = 1
+};
 
 #endif

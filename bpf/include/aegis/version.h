@@ -3,6 +3,8 @@
 #define AEGIS_VERSION_H
 
 /* Names the directory of the pins: a layout change of any pinned map raises it. */
-enum aegis_abi { AEGIS_ABI_VERSION = 1 };
+enum aegis_abi {
+    AEGIS_ABI_VERSION = 1
+};
 
 #endif

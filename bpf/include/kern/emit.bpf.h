@@ -66,13 +66,18 @@ static __always_inline void aegis_wake(void)
  *
  * A forced wake-up costs 6 us in this context, so it is sent only on an edge: by the producer that takes the
  * word the reader armed before it slept. The word is looked at again once the record is visible: a reader
- * that armed it meanwhile and found the ring empty would sleep on. */
+ * that armed it meanwhile and found the ring empty would sleep on.
+ *
+ * A fork wakes nobody. It is no event: it prepares the reader for what the child will do, and the record of
+ * that, which follows it in the ring, brings it along (the reader's sweep at the latest). An exec is then read
+ * at once, instead of after the pause that the fork before it began. */
 static __always_inline long aegis_emit(void *record, __u32 size, __u32 kind, bool urgent)
 {
     struct aegis_record_counters *counters = aegis_attempt(kind);
     struct aegis_reader *reader;
     __u64 flags = BPF_RB_NO_WAKEUP;
     __u32 zero = 0;
+    bool wakes = kind != AEGIS_KIND_FORK;
     long error;
 
     aegis_stamp(record, size, kind);
@@ -81,13 +86,13 @@ static __always_inline long aegis_emit(void *record, __u32 size, __u32 kind, boo
         error = -1;
     } else {
         reader = bpf_map_lookup_elem(&aegis_reader, &zero);
-        if (aegis_take_armed(reader))
+        if (wakes && aegis_take_armed(reader))
             flags = BPF_RB_FORCE_WAKEUP;
         error = bpf_ringbuf_output(&aegis_ring, record, size, flags);
         if (error) {
             if (reader && flags == BPF_RB_FORCE_WAKEUP)
                 reader->armed = 1; /* taken for nothing: the next record must wake the reader */
-        } else if (flags == BPF_RB_NO_WAKEUP && aegis_take_armed(reader)) {
+        } else if (wakes && flags == BPF_RB_NO_WAKEUP && aegis_take_armed(reader)) {
             aegis_wake();
         }
     }
