@@ -30,11 +30,12 @@ def run() -> list[Row]:
         raise RuntimeError(f"{EXECSNOOP} is missing: apt-get install libbpf-tools")
     ours: list[float] = []
     theirs: list[float] = []
+    idle: list[float] = []
     with tempfile.TemporaryDirectory() as directory, open_stage() as stage:
         workload = _compile(Path(directory))
         output = Path(directory) / "execsnoop.txt"
         for _ in range(ROUNDS):
-            nothing = _cost(workload)
+            idle.append(nothing := _cost(workload))
             with _agent(stage) as execs:
                 before = execs()
                 ours.append(_cost(workload) - nothing)
@@ -43,6 +44,12 @@ def run() -> list[Row]:
                 theirs.append(_cost(workload) - nothing)
             _expect("execsnoop", output.read_bytes().count(b"\nnothing "))
     value, peer = median(ours), median(theirs)
+    noise = median([abs(each - median(idle)) for each in idle])
+    if value <= 0 or peer <= 2 * noise:
+        raise RuntimeError(
+            f"the machine is not quiet: with nothing beside it the workload costs {median(idle):.0f} us an exec, "
+            f"give or take {noise:.0f}; agent {value:.0f} and execsnoop {peer:.0f} above that say nothing"
+        )
     return [
         Row(
             name="exec_cpu",
@@ -50,8 +57,8 @@ def run() -> list[Row]:
             unit="us",
             peer=peer,
             ratio=value / peer,
-            samples=[*ours, *theirs],
-            note=f"{ROUNDS} rounds of {SECONDS} s at {PER_SECOND:,}/s; samples: the agent's, then execsnoop's",
+            samples=[*ours, *theirs, *idle],
+            note=f"{ROUNDS} rounds of {SECONDS} s at {PER_SECOND:,}/s; samples: the agent's, execsnoop's, and with nothing",
         )
     ]
 

@@ -69,8 +69,8 @@ static __always_inline void aegis_wake(void)
  * that armed it meanwhile and found the ring empty would sleep on.
  *
  * A fork wakes nobody. It is no event: it prepares the reader for what the child will do, and the record of
- * that, which follows it in the ring, brings it along (the reader's sweep at the latest). An exec is then read
- * at once, instead of after the pause that the fork before it began. */
+ * that, which follows it in the ring, brings it along (the reader's sweep at the latest). An exec is then
+ * read at once, instead of after the pause that the fork before it began. */
 static __always_inline long aegis_emit(void *record, __u32 size, __u32 kind, bool urgent)
 {
     struct aegis_record_counters *counters = aegis_attempt(kind);
