@@ -4,6 +4,7 @@ from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.bytes cimport PyBytes_FromStringAndSize
 from cpython.mem cimport PyMem_RawCalloc, PyMem_RawFree
 from libc.stdint cimport int32_t, uint32_t, uint64_t
+from libc.stdlib cimport qsort
 from libc.string cimport memcmp, memcpy
 
 from aegis._native cimport abi
@@ -41,6 +42,12 @@ cdef struct entry:
 cdef struct chain_ends:
     int32_t oldest
     int32_t newest
+
+
+cdef struct sighting:
+    uint64_t last_ns
+    int32_t index
+    int32_t position  # in the order of `rows`, so that of equal ones always the same comes first
 
 
 cdef class FlowTable:
@@ -259,6 +266,48 @@ cdef class FlowTable:
                 index = self.entries[index].older
         return found
 
+    def snapshot(self, last=None):
+        """All rows as they are now, in the order of `rows`; with `last`, so many, those seen latest first."""
+        cdef FlowSnapshot copied = FlowSnapshot.__new__(FlowSnapshot)
+        cdef Py_ssize_t wanted = self.used if last is None else max(min(last, self.used), 0)
+        cdef Py_ssize_t at = 0
+        cdef int32_t index
+        cdef int chain
+        cdef sighting *seen = <sighting *>PyMem_RawCalloc(max(self.used, 1), sizeof(sighting))
+        if seen == NULL:
+            raise MemoryError
+        try:
+            for chain in range(2):
+                index = self.chains[chain].newest
+                while index != NONE:
+                    seen[at] = sighting(last_seen(&self.entries[index].row), index, <int32_t>at)
+                    at += 1
+                    index = self.entries[index].older
+            if last is not None:
+                qsort(seen, at, sizeof(sighting), latest_first)
+            copied.entries = <entry *>PyMem_RawCalloc(max(wanted, 1), sizeof(entry))
+            if copied.entries == NULL:
+                raise MemoryError
+            for at in range(wanted):
+                copied.entries[at] = self.entries[seen[at].index]
+        finally:
+            PyMem_RawFree(seen)
+        copied.count = wanted
+        copied.harvest = self.harvest
+        return copied
+
+    def owners(self):
+        """The owner id of every row, each once."""
+        cdef set found = set()
+        cdef int32_t index
+        cdef int chain
+        for chain in range(2):
+            index = self.chains[chain].newest
+            while index != NONE:
+                found.add(self.entries[index].row.value.owner)
+                index = self.entries[index].older
+        return found
+
     def top(self, Py_ssize_t n, *, by="bytes"):
         """The `n` rows to which this harvest added most `bytes` or `packets`, greatest first."""
         cdef list ranked = []
@@ -292,20 +341,59 @@ cdef class FlowTable:
         return self.told[0], self.told[1], self.told[2], self.told[3]
 
     cdef decode(self, int32_t index):
-        cdef entry *one = &self.entries[index]
-        cdef abi.aegis_flow_key *k = &one.row.key
-        cdef abi.aegis_flow_value *v = &one.row.value
-        cdef bint now = one.harvest == self.harvest
-        return tuple.__new__(FlowRow, (
-            PyBytes_FromStringAndSize(<const char *>k.local, 16),
-            PyBytes_FromStringAndSize(<const char *>k.remote, 16),
-            k.local_port, k.remote_port, k.ifindex, k.vlan_outer, k.vlan_inner, k.protocol, k.fragment,
-            v.packets[0], v.packets[1], v.bytes[0], v.bytes[1], v.generation, v.rule, v.verdict, v.initiator,
-            v.epoch, v.tcp_flags[0], v.tcp_flags[1], v.state, v.marks, v.owner, v.cookie, v.first_ns,
-            v.dropped_packets, v.extra_segments,
-            one.added[0] if now else 0, one.added[1] if now else 0, one.added[2] if now else 0,
-            one.added[3] if now else 0, one.chain == GONE,
-        ))
+        return decoded(&self.entries[index], self.harvest)
+
+
+cdef class FlowSnapshot:
+    """Rows of one instant, at a quarter of the memory of their tuples: made into these part by part, as they are read."""
+
+    cdef entry *entries
+    cdef Py_ssize_t count
+    cdef uint64_t harvest
+
+    def __dealloc__(self):
+        PyMem_RawFree(self.entries)
+
+    def __len__(self):
+        return self.count
+
+    def part(self, Py_ssize_t start, Py_ssize_t length):
+        """Up to `length` rows from `start` on."""
+        cdef Py_ssize_t at
+        cdef Py_ssize_t first = min(max(start, 0), self.count)
+        cdef list found = []
+        for at in range(first, first + max(min(length, self.count - first), 0)):
+            found.append(decoded(&self.entries[at], self.harvest))
+        return found
+
+
+cdef decoded(entry *one, uint64_t harvest):
+    cdef abi.aegis_flow_key *k = &one.row.key
+    cdef abi.aegis_flow_value *v = &one.row.value
+    cdef bint now = one.harvest == harvest
+    return tuple.__new__(FlowRow, (
+        PyBytes_FromStringAndSize(<const char *>k.local, 16),
+        PyBytes_FromStringAndSize(<const char *>k.remote, 16),
+        k.local_port, k.remote_port, k.ifindex, k.vlan_outer, k.vlan_inner, k.protocol, k.fragment,
+        v.packets[0], v.packets[1], v.bytes[0], v.bytes[1], v.generation, v.rule, v.verdict, v.initiator,
+        v.epoch, v.tcp_flags[0], v.tcp_flags[1], v.state, v.marks, v.owner, v.cookie, v.first_ns,
+        v.dropped_packets, v.extra_segments,
+        one.added[0] if now else 0, one.added[1] if now else 0, one.added[2] if now else 0,
+        one.added[3] if now else 0, one.chain == GONE,
+    ))
+
+
+cdef inline uint64_t last_seen(const abi.aegis_flow_row *row) noexcept nogil:
+    """When its last packet came: the epoch is in seconds, and may lie before a first packet of the same second."""
+    return max(row.value.first_ns, <uint64_t>row.value.epoch * <uint64_t>1000000000)
+
+
+cdef int latest_first(const void *one, const void *other) noexcept nogil:
+    cdef const sighting *a = <const sighting *>one
+    cdef const sighting *b = <const sighting *>other
+    if a.last_ns != b.last_ns:
+        return -1 if a.last_ns > b.last_ns else 1
+    return -1 if a.position < b.position else 1
 
 
 cdef inline void counters(uint64_t *into, const abi.aegis_flow_row *row) noexcept nogil:

@@ -66,7 +66,7 @@ int bpf_map__reuse_fd(struct bpf_map *map, int fd);
 /* maps by descriptor */
 struct bpf_map_create_opts {
   size_t sz;
-  unsigned int map_flags;
+  unsigned int inner_map_fd, map_flags;
   ...;
 };
 struct bpf_map_batch_opts {
@@ -88,6 +88,7 @@ int bpf_obj_pin(int fd, const char *path);
 int bpf_obj_get(const char *path);
 int bpf_obj_get_info_by_fd(int fd, void *info, unsigned int *size);
 int bpf_prog_get_fd_by_id(unsigned int id);
+int bpf_map_get_fd_by_id(unsigned int id);
 struct bpf_map_info {
   unsigned int type, id, key_size, value_size, max_entries, map_flags;
   char name[16];
@@ -132,6 +133,7 @@ int bpf_enable_stats(int type);
 
 /* links */
 int aegis_link_create(int program_fd, int target, int attach_type);
+int aegis_link_create_first(int program_fd, int target, int attach_type);
 int aegis_link_create_iter(int program_fd, int map_fd);
 int bpf_link_update(int link_fd, int program_fd, const void *opts);
 int bpf_link_detach(int link_fd);
@@ -210,8 +212,7 @@ SOURCE = r"""
 #include "aegis/abi.h"
 
 /* In linux/bpf.h from 6.6; the numbers are the kernel's and do not change. */
-enum { BPF_TCX_INGRESS_ = 46, BPF_TCX_EGRESS_ = 47 };
-
+enum { BPF_TCX_INGRESS_ = 46, BPF_TCX_EGRESS_ = 47, BPF_F_BEFORE_ = 1 << 3 };
 
 struct aegis_link_info {
   unsigned int type, id, prog_id, ifindex, tcx_attach_type;
@@ -248,6 +249,12 @@ static int aegis_link_info(int fd, struct aegis_link_info *out) {
 
 static int aegis_link_create(int program_fd, int target, int attach_type) {
   return bpf_link_create(program_fd, target, (enum bpf_attach_type)attach_type, NULL);
+}
+
+/* Before every other program of a hook that keeps them in order: BPF_F_BEFORE of no program is the head. */
+static int aegis_link_create_first(int program_fd, int target, int attach_type) {
+  LIBBPF_OPTS(bpf_link_create_opts, opts, .flags = BPF_F_BEFORE_);
+  return bpf_link_create(program_fd, target, (enum bpf_attach_type)attach_type, &opts);
 }
 
 /* map_fd < 0: an iterator that walks no map. */

@@ -77,11 +77,11 @@ class Answers:
 
     async def status(self, _args: dict[str, Any]) -> Sequence[object]:
         agent = self._agent
-        now = stamp()
+        now_ns = agent.clock.wall_ns()
         return [
             Status(
-                time=str(now["time"]),
-                time_ns=agent.clock.wall_ns(),
+                time=rfc3339(now_ns),
+                time_ns=now_ns,
                 agent=AgentPart(
                     id=agent.id,
                     uid=None,
@@ -284,8 +284,9 @@ def probe_of(args: dict[str, Any]) -> Probe:
     """The five-tuple of an explain request. Raises EnvelopeInvalid that names every wrong part."""
     wrong: list[str] = []
     name = args["protocol"].lower()
-    protocol = PROTOCOL_NUMBERS.get(name, int(name) if name.isdecimal() and int(name) < 256 else -1)
-    if protocol < 0:
+    numeral = name.isascii() and name.isdecimal() and len(name) <= 3  # int() raises over thousands of digits
+    protocol = PROTOCOL_NUMBERS.get(name, int(name) if numeral else -1)
+    if not 0 <= protocol <= 255:
         wrong.append(f"protocol {args['protocol'][:40]!r} is unknown")
     addresses: dict[str, bytes] = {}
     for key in ("src", "dst"):

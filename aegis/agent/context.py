@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
-from aegis.agent.control.verbs import Handler, Verbs
+from aegis.agent.control.verbs import Handler, Stream, Verbs
 from aegis.runtime.counters import Counters
 from aegis.runtime.module import (
     Bus,
@@ -45,6 +45,9 @@ class ModuleContext:
 
     def answer(self, verb: str, handler: Handler) -> AbstractContextManager[None]:
         return self.verbs.answer(verb, handler)
+
+    def stream(self, verb: str, stream: Stream) -> AbstractContextManager[None]:
+        return self.verbs.stream(verb, stream)
 
     def count(
         self, identity: str, read: Callable[[], Mapping[str, Mapping[str, int]]]

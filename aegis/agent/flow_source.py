@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from aegis._native.flowtable import FlowRow, FlowTable
+from aegis._native.flowtable import FlowRow, FlowSnapshot, FlowTable
 from aegis.errors import KernelError
 from aegis.kernel.flows import Count, FlowReader, SocketOwner
 from aegis.kernel.object import BpfObject
@@ -56,6 +56,7 @@ class FlowSource:
         self._table = FlowTable(1)
         self._reap_due_ns = 0
         self._owners_due_ns = 0
+        self._forgetting = offload.lock()  # held while a thread uses the reader
         self._turns: list[tuple[int, int]] = []  # (instant, number) of past harvests, to forget by age
 
     @property
@@ -104,7 +105,7 @@ class FlowSource:
                 await self._reap(self._reader)
             if now >= self._owners_due_ns:
                 self._owners_due_ns = now + OWNERS_EVERY_NS
-                self._forget_owners()
+                await self._forget_owners(self._reader)
         except KernelError as error:
             self._log.error("flow table not read", error=str(error))
 
@@ -114,14 +115,27 @@ class FlowSource:
             if self._reader is reader:
                 self._table.ingest(reader.collect(), reaped=True)
 
-    def _forget_owners(self) -> None:
-        assert self._reader is not None
-        kept = {row.owner for row in self._table.rows()}
-        self._reader.forget_owners(_alive, kept)
+    async def _forget_owners(self, reader: FlowReader) -> None:
+        """On a thread: it asks /proc about every owner the kernel remembers, which may be tens of thousands.
+
+        Nothing is reaped meanwhile, so that an owner is always in what was kept or in the kernel's own flows.
+        """
+        kept = self._table.owners()
+
+        def forget() -> None:
+            with self._forgetting:
+                if self._reader is reader:
+                    reader.forget_owners(lambda owner: self._reader is not reader or _alive(owner), kept)
+
+        await offload.run(forget)
 
     def rows(self) -> list[FlowRow]:
         """Every flow known as of the last harvest, those that are over for a minute too."""
         return self._table.rows()
+
+    def snapshot(self, last: int | None = None) -> FlowSnapshot:
+        """As `rows`, to be read in parts; with `last`, only so many, those seen latest first."""
+        return self._table.snapshot(last)
 
     def owner(self, owner: int) -> SocketOwner | None:
         """What the kernel's owner table says; None without one."""
@@ -152,9 +166,11 @@ class FlowSource:
 
     def close(self) -> None:
         """Let go of the tables; twice is harmless."""
-        if self._reader is not None:
-            self._reader.close()
-            self._reader = None
+        reader, self._reader = self._reader, None
+        if reader is not None:
+            # A thread that still forgets owners sees that there is no reader any more, and ends.
+            with self._forgetting:
+                reader.close()
 
 
 def _part(count: Count, stage: str) -> int:

@@ -6,8 +6,9 @@ Nothing here ends the agent. What cannot be had is a condition with its effect, 
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -17,7 +18,7 @@ from aegis.host.cgroups import mounted_at
 from aegis.host.reader import Host
 from aegis.host.rtnetlink import Link
 from aegis.kernel.constants import Constants
-from aegis.kernel.datapath import CORE, Datapath
+from aegis.kernel.datapath import CORE, Datapath, pinned_interfaces
 from aegis.kernel.enforcer import Enforcer
 from aegis.kernel.maps import map_bytes
 from aegis.kernel.pins import PinDirectory
@@ -48,6 +49,9 @@ CAPABILITIES_OF = {
     "cgroup": ("CAP_BPF", "CAP_NET_ADMIN"),
 }
 
+# So many times in a row every hook is found in its place before a lost one is forgotten (the agent looks every minute).
+LOOKS_REMEMBERED = 10
+
 # What the option kernel.hook leaves no choice about.
 WAYS: Final[dict[str, Way | None]] = {"auto": None, "tcx": "tcx", "clsact": "clsact"}
 
@@ -66,6 +70,8 @@ class KernelRoom:
         self._log = log
         self._reason = ""
         self._closed = False
+        self._unreadable = False  # the interfaces, when last read
+        self._quiet_looks = 0  # since a hook was lost
         self.releasing = False  # `close` has begun and not ended
 
     # ---- sizes
@@ -110,34 +116,44 @@ class KernelRoom:
 
     # ---- acquire
 
-    def wanted_interfaces(self) -> tuple[Link, ...]:
-        """The interfaces to watch that are there now, by configuration or by default."""
-        names = self._settings["interfaces"]
+    def wanted_interfaces(self) -> tuple[Link, ...] | None:
+        """The interfaces to watch that are there now, by configuration or by default; None where they cannot be read.
+
+        Not to know is not to have none: hooks are let go only for what is known to be unwanted.
+        """
         try:
-            if names is None:
-                return self._host.default_interfaces()
-            assert isinstance(names, tuple)
-            if names == (NO_INTERFACE,):
-                return ()
-            return tuple(link for link in self._host.links() if link.name in names)
+            found = self._read_interfaces()
         except HostError as error:
-            self._log.warning("interfaces cannot be read", error=str(error))
+            self._unreadable = True
+            self._health.raise_("interfaces_unreadable", str(error), error.hint or "")
+            return None
+        self._unreadable = False
+        self._health.clear("interfaces_unreadable")
+        return found
+
+    def _read_interfaces(self) -> tuple[Link, ...]:
+        names = self._settings["interfaces"]
+        if names is None:
+            return self._host.default_interfaces()
+        assert isinstance(names, tuple)
+        if names == (NO_INTERFACE,):
             return ()
+        return tuple(link for link in self._host.links() if link.name in names)
 
     def attach(self) -> None:
         """Load the core object and put it at every hook, adopting what an agent before left pinned."""
         links = self.wanted_interfaces()
-        self._tell_about(links)
+        self._tell_about(links, {})
         try:
-            self.datapath = self._install([link.index for link in links])
+            self.datapath = self._install(None if links is None else [link.index for link in links])
         except KernelError as error:
             self._reason = f"{error.code}: {error}"
             self._health.raise_("kernel_unavailable", self._reason, self._lacking() or error.hint or "")
             return
-        for missing in self.datapath.missing:
-            code = "interface_unattached" if missing.part.startswith("interface ") else "owner_unavailable"
-            hint = self._lacking() or missing.error.hint or ""
-            self._health.raise_(code, f"{missing.part}: {missing.error}", hint)
+        missing = {each.part: each.error for each in self.datapath.missing}
+        interfaces = {part: error for part, error in missing.items() if part.startswith("interface ")}
+        self._tell_about(links, interfaces)
+        self._tell_failed("owner_unavailable", {part: missing[part] for part in missing.keys() - interfaces})
         for kept in self.datapath.kept_sizes:
             self._health.raise_(
                 "restart_needed",
@@ -151,7 +167,7 @@ class KernelRoom:
         gone = [one.name for one in self.features if one.name in names and one.state == "missing"]
         return f"start the agent with {', '.join(gone)}" if gone else ""
 
-    def _install(self, indexes: list[int]) -> Datapath:
+    def _install(self, indexes: list[int] | None) -> Datapath:
         pin_dir: Path | None = Path(self._settings.text("pin_dir"))
         assert pin_dir is not None
         try:
@@ -167,43 +183,51 @@ class KernelRoom:
             self._health.raise_(
                 "pins_replaced", f"what was pinned had another shape and was made anew: {error}"
             )
-            PinDirectory(pin_dir).remove_all()
+            pins = PinDirectory(pin_dir)
+            if indexes is None:
+                indexes = list(pinned_interfaces(pins))
+            pins.clear()
             return self._install_at(indexes, pin_dir)
 
-    def _install_at(self, indexes: Iterable[int], pin_dir: Path | None) -> Datapath:
+    def _install_at(self, indexes: Iterable[int] | None, pin_dir: Path | None) -> Datapath:
         return Datapath.install(
             CORE,
             constants=self.constants,
             map_sizes={"aegis_ring": self.ring_bytes, "aegis_flows": self.flow_entries},
-            interfaces=tuple(indexes),
+            interfaces=indexes,
             cgroup_root=self.cgroup_root,
             pin_dir=pin_dir,
             prefer=WAYS[self._settings.text("hook")],
             btf=self.btf,
         )
 
-    def _add(self, datapath: Datapath, index: int) -> None:
-        try:
-            datapath.add_interface(index)
-        except KernelError as error:
-            self._health.raise_("interface_unattached", f"interface {index}: {error}", error.hint or "")
-
-    def _tell_about(self, links: tuple[Link, ...]) -> None:
+    def _tell_about(self, links: tuple[Link, ...] | None, failed: Mapping[str, KernelError]) -> None:
+        """What is not watched: interfaces that are not there, and those where attaching failed."""
         names = self._settings["interfaces"]
-        missing = (
-            []
-            if names is None
-            else sorted({*self._settings.texts("interfaces")} - {one.name for one in links})
-        )
-        if missing == [NO_INTERFACE]:
-            self._health.clear("no_interface")
-        elif not links:
-            text = "no interface holds a route" if names is None else f"there is no {', '.join(missing)}"
-            self._health.raise_("no_interface", text)
-        elif missing:
-            self._health.raise_("interface_unattached", f"there is no {', '.join(missing)}")
-        else:
-            self._health.clear("no_interface")
+        absent = ""
+        if links is not None:
+            missing = (
+                []
+                if names is None
+                else sorted({*self._settings.texts("interfaces")} - {one.name for one in links})
+            )
+            absent = f"there is no {', '.join(missing)}" if missing and missing != [NO_INTERFACE] else ""
+            if links or missing == [NO_INTERFACE]:
+                self._health.clear("no_interface")
+            else:
+                self._health.raise_("no_interface", absent or "no interface holds a route")
+                absent = ""
+        self._tell_failed("interface_unattached", failed, absent)
+
+    def _tell_failed(self, code: str, failed: Mapping[str, KernelError], besides: str = "") -> None:
+        """One condition for all that failed: a second of the same code would take the first one's place."""
+        texts = [besides] if besides else []
+        texts += [f"{part}: {failed[part]}" for part in sorted(failed)]
+        if texts:
+            hints = [self._lacking(), *(error.hint or "" for error in failed.values())] if failed else []
+            self._health.raise_(code, "; ".join(texts), next(filter(None, hints), ""))
+        elif code == "interface_unattached":
+            self._health.clear(code)
 
     def enforce(self) -> EnforcementState:
         """Take over the policy in the kernel, or load the committed one."""
@@ -235,21 +259,64 @@ class KernelRoom:
 
     # ---- while it runs
 
-    def refresh_interfaces(self) -> None:
-        """Take on interfaces that came and let go of those that went."""
+    def look(self) -> None:
+        """The regular look, once a minute: as `refresh_interfaces`, and what was lost long ago is forgotten."""
+        self._quiet_looks += 1
+        self.refresh_interfaces()
+        if self._quiet_looks >= LOOKS_REMEMBERED:
+            self._health.clear("hook_lost")
+
+    def look_quickly(self) -> None:
+        """Every second: whether every hook is where it was put; all else only when something is amiss."""
         if self.datapath is None:
             return
+        try:
+            amiss = self._unreadable or not self.datapath.in_place()
+        except KernelError as error:
+            self._log.warning("hooks cannot be looked at", error=str(error))
+            amiss = True
+        if amiss:
+            self.refresh_interfaces()
+
+    def refresh_interfaces(self) -> None:
+        """Take on interfaces that came, let go of those that went, and put back what somebody took off."""
+        datapath = self.datapath
+        if datapath is None:
+            return
         links = self.wanted_interfaces()
-        wanted = {link.index for link in links}
-        for index in (self.datapath.interfaces() - wanted) | self.datapath.gone():
+        failed: dict[str, KernelError] = {}
+        wanted = None if links is None else {link.index for link in links}
+        if wanted is not None:
+            for index in datapath.touched() - wanted:
+                try:
+                    datapath.remove_interface(index)
+                except KernelError as error:
+                    self._log.warning("interface not released", interface=index, error=str(error))
+        self._mend(datapath)
+        for index in sorted((datapath.touched() if wanted is None else wanted) - datapath.interfaces()):
             try:
-                self.datapath.remove_interface(index)
+                datapath.add_interface(index)
             except KernelError as error:
-                self._log.warning("interface not released", interface=index, error=str(error))
-        self._health.clear("interface_unattached")
-        for index in sorted(wanted - self.datapath.interfaces()):
-            self._add(self.datapath, index)
-        self._tell_about(links)
+                failed[f"interface {index}"] = error
+        self._tell_about(links, failed)
+
+    def _mend(self, datapath: Datapath) -> None:
+        try:
+            mended = datapath.mend()
+        except KernelError as error:
+            self._health.raise_("hook_lost", f"the hooks cannot be looked at: {error}", error.hint or "")
+            self._quiet_looks = 0
+            return
+        told = []
+        for each in mended:
+            if each.error is None:
+                told.append(f"{each.part}: was taken off, and is attached again")
+            elif each.error.errno != errno.ENODEV:  # a device that went takes its hooks along
+                told.append(f"{each.part}: was taken off, and cannot be attached again: {each.error}")
+        if told:
+            self._quiet_looks = 0
+            self._log.warning("hooks lost", what="; ".join(told))
+            self._health.raise_("hook_lost", "; ".join(told))
 
     @cached_property
     def features(self) -> tuple[Feature, ...]:
@@ -261,11 +328,26 @@ class KernelRoom:
         from aegis.kernel.features import probe_all
 
         root = self._settings["cgroup_root"]
-        return probe_all(
-            btf=self.btf,
-            pin_dir=Path(self._settings.text("pin_dir")),
-            cgroup_root=Path(root) if isinstance(root, str) else None,
+        return (
+            probe_all(
+                btf=self.btf,
+                pin_dir=Path(self._settings.text("pin_dir")),
+                cgroup_root=Path(root) if isinstance(root, str) else None,
+            )
+            + self._others()
         )
+
+    def _others(self) -> tuple[Feature, ...]:
+        """The programs of others on our hooks, as one more line; none without hooks of ours."""
+        from aegis.kernel.features import describe_others
+
+        if self.datapath is None:
+            return ()
+        try:
+            return (describe_others(self.datapath.others()),)
+        except KernelError as error:
+            self._log.warning("programs of others cannot be listed", error=str(error))
+            return ()
 
     def missing(self, names: tuple[str, ...]) -> str | None:
         """Why the first of these features that is not there is missing, as a typed reason; None when all are."""

@@ -55,7 +55,9 @@ def _main(arguments: list[str] | None) -> int:
     from aegis.agent.directories import Directories
 
     try:
-        directories = Directories.take(configuration.table("agent"))
+        directories = Directories.take(
+            configuration.table("agent"), configuration.table("kernel").text("pin_dir")
+        )
     except StorageError as error:
         sys.stderr.write(f"aegis-agent: {error}\n" + (f"  hint: {error.hint}\n" if error.hint else ""))
         return EXIT_DIRECTORY

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable, Mapping
 from typing import cast
 
-from aegis.agent.remembered import remember
+from aegis.agent.remembered import origin, remember
 from aegis.errors import ConfigError
 from aegis.runtime import log as logging
 from aegis.runtime.config import Configuration, OptionTable, Setting, from_text
@@ -29,6 +29,7 @@ class Options:
         log: Log,
     ) -> None:
         self._now = configuration
+        self._started = configuration  # what the options that are taken at a start are worth in this process
         self._read = read
         self._state_dir = state_dir
         self._health = health
@@ -55,8 +56,11 @@ class Options:
         return settings
 
     def remember(self, module: str, *, enabled: bool) -> None:
-        """Keep an order over restarts. Raises StorageError."""
+        """Keep an order over restarts; from now on it is what the option says. Raises StorageError."""
         remember(self._state_dir, module, enabled=enabled)
+        path = f"modules.{module}.enabled"
+        setting = Setting(path=path, value=enabled, origin=origin(self._state_dir))
+        self._now = self._now.with_settings({path: setting})
 
     async def override(self, supervisor: Supervisor, module: str, changes: Mapping[str, object]) -> None:
         """Give options of a module other values until the process ends. Raises ConfigError and changes nothing."""
@@ -105,10 +109,14 @@ class Options:
         if "log.level" in changed:
             logging.set_level(fresh.table("log").text("level"))
         late = [
-            path for path in changed if not path.startswith("modules.") and not _live(fresh.options, path)
+            path
+            for path in self._started.changes(fresh)
+            if not path.startswith("modules.") and not _live(fresh.options, path)
         ]
         if late:
             self._health.raise_("restart_needed", f"changed, and taken at the next start: {', '.join(late)}")
+        else:
+            self._health.clear("restart_needed")
         for name in supervisor.names() if supervisor is not None else ():
             prefix = f"modules.{name}."
             own = frozenset(path.removeprefix(prefix) for path in changed if path.startswith(prefix))

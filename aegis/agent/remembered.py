@@ -33,11 +33,16 @@ def read(state_dir: str) -> Remembered:
         return Remembered()
 
 
+def origin(state_dir: str) -> str:
+    """Where a remembered value says it comes from: the file."""
+    return os.path.join(state_dir, FILE)
+
+
 def remembered(state_dir: str) -> dict[str, tuple[str, Value]]:
     """As `runtime.config.load` takes it."""
-    origin = os.path.join(state_dir, FILE)
+    where = origin(state_dir)
     return {
-        f"modules.{name}.enabled": (origin, enabled)
+        f"modules.{name}.enabled": (where, enabled)
         for name, enabled in sorted(read(state_dir).enabled.items())
     }
 
@@ -45,7 +50,7 @@ def remembered(state_dir: str) -> dict[str, tuple[str, Value]]:
 def remember(state_dir: str, module: str, *, enabled: bool) -> None:
     """Raises StorageError; then nothing has changed."""
     content = Remembered(enabled={**read(state_dir).enabled, module: enabled})
-    path = os.path.join(state_dir, FILE)
+    path = origin(state_dir)
     fresh = f"{path}.new"
     try:
         flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC

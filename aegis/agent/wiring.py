@@ -8,7 +8,7 @@ import os
 import re
 import socket
 from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, suppress
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -163,8 +163,7 @@ class Agent:
         if self.kernel.releasing:
             return False
         self.release_kernel()
-        with suppress(OSError):
-            os.unlink(self._directories.socket)
+        self._directories.leave_nothing()
         return True
 
     def _count(self, stack: ExitStack) -> None:
@@ -293,7 +292,9 @@ class Agent:
             losses.take(self._ring_full())
             if self.clock.monotonic_ns() - looked_ns >= LOOK_NS:
                 looked_ns = self.clock.monotonic_ns()
-                self.kernel.refresh_interfaces()
+                self.kernel.look()
+            else:
+                self.kernel.look_quickly()
 
     async def _harvest(self) -> None:
         while True:

@@ -6,7 +6,7 @@ Messages are JSON: `{id, verb, args}` out; `{id, item}`..., then `{id, end}` or 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Generator
 from typing import Any
 
 from aegis.errors import AegisError, ConnectFailed, ConnectionLost
@@ -26,7 +26,7 @@ class AgentError(AegisError):
 
 def request(
     socket_path: str, verb: str, args: dict[str, Any] | None = None, *, timeout_s: float | None = None
-) -> Iterator[dict[str, Any]]:
+) -> Generator[dict[str, Any]]:
     """Yield the items the agent answers to one verb.
 
     `timeout_s` bounds the wait for each next item; None waits for ever (a followed stream).
@@ -55,9 +55,12 @@ def request(
         hint = "start it with `aegis-agent`, or name its socket with --socket"
         raise ConnectFailed(f"no agent answers at {socket_path}: {error}", hint=hint) from error
     with connection:
-        connection.send(json.dumps({"id": 1, "verb": verb, "args": args or {}}))
+        message: str | None = json.dumps({"id": 1, "verb": verb, "args": args or {}})
         while True:
             try:
+                if message is not None:  # an agent with too many clients closes before it has read anything
+                    connection.send(message)
+                    message = None
                 answer = json.loads(connection.recv(timeout=timeout_s))
             except ConnectionClosed as error:
                 raise ConnectionLost(f"the agent closed the connection: {error}") from error

@@ -1,12 +1,15 @@
-"""`aegis config`: the daemon's own loader, run from here."""
+"""`aegis config`: what the running agent has, or the daemon's own loader, run from here."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
+from aegis.cli.client import request
 from aegis.cli.output import output_option, write_rows
+from aegis.errors import ConnectFailed
 
 _CONFIG = click.option(
     "--config",
@@ -24,32 +27,40 @@ def config() -> None:
 
 @config.command()
 @_CONFIG
-def check(config_file: Path | None) -> None:
+@output_option("compact", ("compact", "json", "json-pretty", "yaml"))
+def check(config_file: Path | None, output: str) -> None:
     """Load the configuration as the daemon would; every problem is named at once, and the exit code is 6."""
+    from aegis.runtime.clock import stamp
     from aegis.runtime.config import load
 
     load(config_file)
-    click.echo("configuration ok")
+    row = {"schema": "aegis.config_check", "version": 1, **stamp(), "ok": True}
+    write_rows([row], output, compact=lambda _row: "configuration ok")
 
 
 @config.command()
 @_CONFIG
 @output_option("table", ("table", "json", "json-pretty", "yaml", "csv"))
-def show(config_file: Path | None, output: str) -> None:
-    """Show each option's value and origin."""
-    from aegis.runtime.clock import stamp
+@click.pass_obj
+def show(socket_path: str, config_file: Path | None, output: str) -> None:
+    """Show each option's value and origin, as the running agent has them.
+
+    Without an agent, or with --config, the files are read from here, as an agent would that starts now.
+    """
+    if config_file is not None:
+        rows = local_rows(config_file)
+    else:
+        try:
+            rows = list(request(socket_path, "config.show", timeout_s=30))
+        except ConnectFailed as error:
+            click.echo(f"aegis: {error}; reading the files from here", err=True)
+            rows = local_rows(None)
+    write_rows(rows, output, columns=("option", "value", "origin"))
+
+
+def local_rows(config_file: Path | None) -> list[dict[str, Any]]:
+    """The configuration loaded in this process, in the shape the agent answers. Raises ConfigError."""
+    from aegis.agent.answers import setting_item
     from aegis.runtime.config import load
 
-    settings = load(config_file)
-    rows = [
-        {
-            "schema": "aegis.config",
-            "version": 1,
-            **stamp(),
-            "option": one.path,
-            "value": one.shown,
-            "origin": one.origin,
-        }
-        for one in settings.values()
-    ]
-    write_rows(rows, output, columns=("option", "value", "origin"))
+    return [setting_item(one) for one in load(config_file).values()]

@@ -12,6 +12,8 @@ from aegis.cli.output import output_option, write_rows
 from aegis.errors import ConnectFailed
 
 COLUMNS = ("feature", "state", "source", "reason", "effect", "hint")
+_NOTHING = "the feature is there"
+_REASONS = {"source": "the probe names none", "reason": _NOTHING, "effect": _NOTHING, "hint": _NOTHING}
 
 
 @click.command(epilog="\b\nExamples:\n  aegis doctor\n  aegis doctor -o json")
@@ -35,20 +37,23 @@ def doctor(context: click.Context, output: str) -> None:
 
 def local_rows() -> list[dict[str, Any]]:
     """The probes run in this process, in the shape the agent answers."""
+    from aegis.agent.answers import stamped, with_reasons
     from aegis.kernel.features import probe_all
-    from aegis.runtime.clock import stamp
 
     return [
-        {
-            "schema": "aegis.doctor",
-            "version": 1,
-            **stamp(),
-            "feature": feature.name,
-            "state": feature.state,
-            "source": feature.source,
-            "reason": feature.reason or None,
-            "effect": feature.effect or None,
-            "hint": feature.hint or None,
-        }
+        stamped(
+            "aegis.doctor",
+            with_reasons(
+                {
+                    "feature": feature.name,
+                    "state": feature.state,
+                    "source": feature.source or None,
+                    "reason": feature.reason or None,
+                    "effect": feature.effect or None,
+                    "hint": feature.hint or None,
+                },
+                _REASONS,
+            ),
+        )
         for feature in probe_all()
     ]

@@ -6,6 +6,7 @@ from aegis.errors import (
     AegisError,
     ConfigError,
     ConnectFailed,
+    ConnectionLost,
     ModuleUnknown,
     PermissionDenied,
     PolicyError,
@@ -24,6 +25,7 @@ EXIT_BROKEN_PIPE = 141
 # The most specific class decides; the order matters.
 _EXIT_BY_ERROR: tuple[tuple[type[AegisError], int], ...] = (
     (ConnectFailed, EXIT_UNREACHABLE),
+    (ConnectionLost, EXIT_UNREACHABLE),
     (PermissionDenied, EXIT_REFUSED),
     (PolicyNotFound, EXIT_NOT_FOUND),
     (ModuleUnknown, EXIT_NOT_FOUND),

@@ -10,6 +10,7 @@ import click
 
 from aegis.cli.client import request
 from aegis.cli.events import clock_time, deadline, endpoint, parse_instant, process_predicate
+from aegis.cli.fields import check_fields
 from aegis.cli.output import FORMATS, human_bytes, output_option, write_rows
 from aegis.cli.selection import Predicate, Row, parse_filters, pick, split_names
 
@@ -32,6 +33,7 @@ TABLE_COLUMNS = (
     "unit",
 )
 FOLLOW_PERIOD_S = 1.0
+CHOOSING = ("verdicts", "protocols", "ports", "process", "filters", "negated", "since")
 
 
 def compact(row: Row) -> str:
@@ -79,14 +81,19 @@ def compact(row: Row) -> str:
 @click.pass_obj
 def flows(socket_path: str, /, output: str, **options: Any) -> None:
     """List flows; counters are as seen from this host, at the agent's latest harvest."""
-    predicate = _predicate(options)
     fields, excluded = split_names(options["fields"]), split_names(options["exclude_fields"])
-    if options["follow"]:
-        rows: Iterator[Row] = (row for row in _changes(socket_path) if predicate(row))
-        output = "compact" if output == "table" else output
-    else:
-        rows = iter(_listed(socket_path, predicate, options["last"], options["sort"]))
+    sort = (options["sort"] or "").removeprefix("-")
+    check_fields(
+        "flow", (*fields, *excluded, *([sort] if sort else ())), (*options["filters"], *options["negated"])
+    )
+    predicate = _predicate(options)
     with deadline(options["timeout"]):
+        if options["follow"]:
+            rows: Iterator[Row] = (row for row in _changes(socket_path) if predicate(row))
+            output = "compact" if output == "table" else output
+        else:
+            chosen = any(options[name] for name in CHOOSING)
+            rows = iter(_listed(socket_path, predicate, options["last"], options["sort"], chosen=chosen))
         write_rows(
             (pick(row, fields, excluded) for row in rows),
             output,
@@ -95,18 +102,27 @@ def flows(socket_path: str, /, output: str, **options: Any) -> None:
         )
 
 
-def _listed(socket_path: str, predicate: Predicate, last: int | None, sort: str | None) -> list[Row]:
+def _listed(
+    socket_path: str, predicate: Predicate, last: int | None, sort: str | None, *, chosen: bool
+) -> list[Row]:
+    """The last ones by `last_ns`. `chosen`: the predicate does not hold of every flow, so all are asked for."""
+    count = 20 if last is None else last
+    args = {"last": count} if count and not chosen else {}
     rows = sorted(
-        (row for row in request(socket_path, "flows", {}, timeout_s=30) if predicate(row)),
+        (row for row in request(socket_path, "flows", args, timeout_s=30) if predicate(row)),
         key=lambda row: row.get("last_ns") or 0,
     )
-    count = 20 if last is None else last
     if count:
         rows = rows[-count:]
-    if sort:
-        field = sort.lstrip("-")
-        rows.sort(key=lambda row: (row.get(field) is None, row.get(field) or 0), reverse=sort.startswith("-"))
-    return rows
+    return sorted_by(rows, sort) if sort else rows
+
+
+def sorted_by(rows: list[Row], sort: str) -> list[Row]:
+    """Rows in the order of a field, turned round by a leading `-`; those without it come last either way."""
+    field = sort.removeprefix("-")
+    having = [row for row in rows if row.get(field) is not None]
+    having.sort(key=lambda row: row[field], reverse=sort.startswith("-"))
+    return having + [row for row in rows if row.get(field) is None]
 
 
 def _changes(socket_path: str) -> Iterator[Row]:
@@ -141,7 +157,7 @@ def _predicate(options: dict[str, Any]) -> Predicate:
             (not verdicts or row.get("verdict") in verdicts)
             and (not protocols or str(row.get("protocol")).upper() in protocols)
             and (not ports or row.get("src_port") in ports or row.get("dst_port") in ports)
-            and (since is None or (row.get("time_ns") or 0) >= since)
+            and (since is None or (row.get("last_ns") or 0) >= since)
             and by_process(row)
             and by_filter(row)
             and not any(one(row) for one in refused)

@@ -8,7 +8,7 @@ import sys
 
 import click
 
-from aegis.cli.exits import EXIT_BROKEN_PIPE, EXIT_INTERRUPTED, EXIT_TIMEOUT, exit_code_of
+from aegis.cli.exits import EXIT_BROKEN_PIPE, EXIT_FAILED, EXIT_INTERRUPTED, EXIT_TIMEOUT, exit_code_of
 from aegis.errors import AegisError
 
 # name -> (module, attribute, one-line help): the whole surface of the tool, in the order of --help.
@@ -76,7 +76,11 @@ def _print_version(ctx: click.Context, param: click.Parameter, value: bool) -> N
     help="Control socket of the agent.",
 )
 @click.option(
-    "-o", "--output", default=None, is_eager=True, help="Format for --version: json, or text by default."
+    "-o",
+    "--output",
+    default=None,
+    is_eager=True,
+    help="Format of the command, where it is given none; of --version: json, or text by default.",
 )
 @click.option(
     "-V",
@@ -126,6 +130,10 @@ def main() -> None:
         # Python flushes stdout at exit and would complain again about the closed pipe.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(EXIT_BROKEN_PIPE)
+    except Exception as error:  # noqa: BLE001 - a user is told in one line, whatever went wrong
+        text = " ".join(f"{type(error).__name__}: {error}".split())
+        click.echo(f"aegis: internal_error: {text}", err=True)
+        sys.exit(EXIT_FAILED)
     sys.exit(result if isinstance(result, int) else 0)
 
 

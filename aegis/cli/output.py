@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from aegis.cli.selection import Row, displayed, value_at
 
@@ -25,8 +26,19 @@ def output_option(default: str, formats: Sequence[str] = FORMATS) -> Callable[[A
         type=click.Choice(tuple(formats)),
         default=default,
         show_default=True,
+        callback=_or_of_the_tool,
         help="Format; json is one object a line.",
     )
+
+
+def _or_of_the_tool(context: click.Context, parameter: click.Parameter, value: str) -> Any:
+    """The format given to `aegis` itself, before the command, where the command has none of its own."""
+    root = context.find_root()
+    given = root.params.get("output") if root is not context else None
+    assert parameter.name is not None
+    if given is None or context.get_parameter_source(parameter.name) is not ParameterSource.DEFAULT:
+        return value
+    return parameter.type.convert(given, parameter, context)
 
 
 def cell(value: Any) -> str:

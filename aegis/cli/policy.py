@@ -116,11 +116,12 @@ def list_policies(socket_path: str, output: str) -> None:
 
 @policy.command()
 @click.argument("name")
+@output_option("compact", ("compact", "json", "json-pretty", "yaml"))
 @click.pass_obj
-def remove(socket_path: str, name: str) -> None:
+def remove(socket_path: str, name: str, output: str) -> None:
     """Remove a policy by name; the answer comes after the kernel's switch."""
     item = request_one(socket_path, "policy.remove", {"name": name})
-    click.echo(f"{name}: removed, generation {item['generation']}")
+    write_rows([item], output, compact=lambda one: f"{name}: removed, generation {one['generation']}")
 
 
 @policy.command()
@@ -142,8 +143,10 @@ def explain(socket_path: str, /, output: str, flow: str | None, **tuple_: Any) -
     if flow is not None:
         try:
             given = json.loads(sys.stdin.readline() if flow == "-" else flow)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise click.UsageError(f"FLOW is not a JSON object: {error}") from error
+        if not isinstance(given, dict):
+            raise click.UsageError("FLOW is JSON, but not an object")
     keys = ("protocol", "src", "src_port", "dst", "dst_port", "direction")
     arguments = {key: tuple_[key] if tuple_.get(key) is not None else given.get(key) for key in keys}
     if arguments["protocol"] is None or (arguments["dst"] is None and arguments["src"] is None):

@@ -12,6 +12,8 @@ from typing import Any
 
 import click
 
+from aegis.cli.fields import refuse_unknown
+
 Row = dict[str, Any]
 Predicate = Callable[[Row], bool]
 
@@ -78,8 +80,8 @@ def parse_filter(expression: str, fields: frozenset[str] | None = None) -> Predi
     if match is None:
         raise click.UsageError(f"filter {expression!r} is not FIELD OP VALUE (==, !=, >=, <=, >, <, ~, !~)")
     field, operator, right = match.groups()
-    if fields is not None and field.split(".")[0] not in fields:
-        raise click.UsageError(f"unknown field {field!r}; known: {', '.join(sorted(fields))}")
+    if fields is not None:
+        refuse_unknown(field, fields)
     if operator in ("~", "!~"):
         try:
             re.compile(right)

@@ -1,4 +1,7 @@
-"""Sensors without a daemon: an agent of one's own for as long as the stream is read, with directories of its own."""
+"""Sensors without a daemon: an agent of one's own for as long as the stream is read, with directories of its own.
+
+Its pins are in a BPF file system of a mount namespace that only the agent is in: they go with it, whatever ends it.
+"""
 
 from __future__ import annotations
 
@@ -7,45 +10,60 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
 import click
 
 from aegis.cli.client import request
+from aegis.cli.ending import orderly
 from aegis.errors import ConnectFailed, HostError, PermissionDenied
 
 START_SECONDS = 15.0
 
 
-def sensor_rows(types: list[str]) -> Iterator[dict[str, Any]]:
-    """Events from now on; the sensors are unloaded when the generator is closed. Raises PermissionDenied, HostError."""
+@contextmanager
+def sensors(types: list[str]) -> Iterator[Iterator[dict[str, Any]]]:
+    """Events from now on; the sensors are unloaded at the end of the block, also when a signal ends it.
+
+    Raises PermissionDenied, HostError.
+    """
     if os.geteuid() != 0:
         raise PermissionDenied("sensors without an agent need root", hint="run it with sudo")
-    from aegis.host import children
-
-    with tempfile.TemporaryDirectory(prefix="aegis-standalone-") as directory:
+    with orderly() as ending, tempfile.TemporaryDirectory(prefix="aegis-standalone-") as directory:
         log, socket = Path(directory) / "log", str(Path(directory) / "agent.sock")
-        pins = Path(f"/sys/fs/bpf/aegis-standalone-{os.getpid()}")
-        command = [
-            sys.executable,
-            "-m",
-            "aegis.agent.main",
-            *("--config", str(Path(directory) / "agent.toml")),
-            *("--state-dir", directory, "--run-dir", directory, "--pin-dir", str(pins)),
-            *("--interface", "none", "--modules", "observability", "--log-format", "json"),
-        ]
-        (Path(directory) / "agent.toml").write_text('[enforcement]\non_stop = "detach"\n')
-        with log.open("wb") as stream:
-            agent = children.execute(command, stdout=stream.fileno(), stderr=stream.fileno())
-        with agent:
+        with _started(Path(directory), log) as agent:
             try:
                 _await(socket, agent, log)
                 click.echo("sensors loaded; Ctrl-C unloads them", err=True)
-                yield from request(socket, "events", {"follow": True, "types": types})
+                with closing(request(socket, "events", {"follow": True, "types": types})) as rows:
+                    yield rows
             finally:
+                ending.begin()
                 agent.signal(15)
                 agent.wait(10)
+
+
+def _started(directory: Path, log: Path) -> Any:
+    from aegis.host import children
+    from aegis.host.namespaces import PrivateMounts, mount_bpffs
+
+    bpffs = directory / "bpf"
+    bpffs.mkdir()
+    command = [
+        sys.executable,
+        "-m",
+        "aegis.agent.main",
+        *("--config", str(directory / "agent.toml")),
+        *("--state-dir", str(directory), "--run-dir", str(directory), "--pin-dir", str(bpffs / "aegis")),
+        *("--interface", "none", "--modules", "observability", "--log-format", "json"),
+    ]
+    (directory / "agent.toml").write_text('[enforcement]\non_stop = "detach"\n')
+    # Left again at once: the agent alone stays in the namespace.
+    with log.open("wb") as stream, PrivateMounts():
+        mount_bpffs(str(bpffs))
+        return children.execute(command, stdout=stream.fileno(), stderr=stream.fileno())
 
 
 def _await(socket: str, agent: Any, log: Path) -> None:

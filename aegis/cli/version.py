@@ -28,6 +28,8 @@ def versions() -> dict[str, object]:
 
 def print_version(output: str | None) -> None:
     """Print the versions on one line, or as one JSON object."""
+    if output not in (None, "text", "table", "compact", "json", "json-pretty"):
+        raise click.UsageError(f"--version has no format {output!r}; there are json, json-pretty and text")
     found = versions()
     if output in ("json", "json-pretty"):
         click.echo(json.dumps(found, indent=2 if output == "json-pretty" else None))

@@ -67,6 +67,14 @@ class Missing:
     error: KernelError
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Mended:
+    """A hook somebody had taken our program off, and, where it could not be put back, why."""
+
+    part: str
+    error: KernelError | None
+
+
 class Datapath:
     """The core object, loaded and at its hooks. Make one with `install`; end it with `close` or `detach`."""
 
@@ -79,7 +87,9 @@ class Datapath:
         self._pins = pins
         self._prefer = prefer
         self._hooks: dict[tuple[int, Direction], Hook] = {}
-        self._links: list[Link] = []
+        self._links: dict[str, Link] = {}  # by the name of the pin
+        self._cgroup_root: Path | None = None
+        self._ids: dict[str, int] = {}
 
     @classmethod
     def install(
@@ -88,7 +98,7 @@ class Datapath:
         *,
         constants: Constants | None,
         map_sizes: Mapping[str, int],
-        interfaces: Iterable[int],
+        interfaces: Iterable[int] | None,
         cgroup_root: Path | None,
         pin_dir: Path | None,
         prefer: Way | None = None,
@@ -96,7 +106,8 @@ class Datapath:
     ) -> Datapath:
         """Load and attach everywhere, adopting what is pinned. Without `pin_dir` all ends with the process.
 
-        AbiMismatch: a pinned table has another layout, nothing was changed (`PinDirectory.remove_all` begins anew).
+        `interfaces` None: they cannot be known now, so those of the agent before are kept.
+        AbiMismatch: a pinned table has another layout, nothing was changed (`PinDirectory.clear` begins anew).
         """
         pins = PinDirectory(pin_dir) if pin_dir is not None else None
         if pins is not None:
@@ -120,6 +131,8 @@ class Datapath:
             path.adopted = bool(pinned)
             path.missing = lost
             failed.callback(path._release)
+            if interfaces is None:
+                interfaces = () if pins is None else pinned_interfaces(pins)
             path._attach(tuple(interfaces), cgroup_root, frozenset(pinned))
             failed.pop_all()
         return path
@@ -130,6 +143,7 @@ class Datapath:
         if self._pins is not None:
             for name in persistent.keys() - pinned:
                 self._pins.put_map(persistent[name])
+        self._cgroup_root = cgroup_root
         wanted: set[str] = set()
         for ifindex in interfaces:
             with self._noting(f"interface {ifindex}"):
@@ -147,13 +161,24 @@ class Datapath:
         if self._pins is None:
             return
         wanted |= {link_name(*key) for key, hook in self._hooks.items() if isinstance(hook, Link)}
+        # Where the new programs were refused the old ones go on judging: they share the tables.
+        refused = {(ifindex, way) for ifindex in interfaces for way in self._plan.packet} - self._hooks.keys()
+        old = {link_name(*key) for key in refused}
         for name in self._pins.link_names() - wanted:
-            self._pins.drop_link(name)
+            if name not in old or not self._pinned_ifindex(name):
+                self._pins.drop_link(name)
         filtered = {key[0] for key, hook in self._hooks.items() if isinstance(hook, ClsactFilter)}
+        filtered |= {ifindex for ifindex, way in refused if tc.clsact_program_id(ifindex, way)}
         for ifindex in self._pins.clsact_interfaces() - filtered:
             self._drop_clsact(ifindex)
         for name in pinned - persistent.keys():
             self._pins.drop_map(name)
+
+    def _pinned_ifindex(self, name: str) -> int:
+        """The interface a pinned link is attached to; 0 where it is at none."""
+        assert self._pins is not None
+        with self._pins.open_link(name) as link:
+            return link.info().ifindex
 
     def _loaded(self, names: tuple[str, ...]) -> tuple[str, ...]:
         present = {program.name for program in self.object.programs()}
@@ -181,17 +206,22 @@ class Datapath:
                     self._pins.put_link(link, name)
         finally:
             os.close(directory)
-        self._links.append(link)
+        self._take_link(name, link)
         return name
 
     def _attach_tracing(self, program: Program) -> str:
         """A tracepoint's link takes no other program, so old and new run side by side until the old pin is replaced."""
         name = f"tracing-{program.name}"
         link = attach_tracing(program)
-        self._links.append(link)
+        self._take_link(name, link)
         if self._pins is not None:
             self._pins.put_link(link, name)
         return name
+
+    def _take_link(self, name: str, link: Link) -> None:
+        before, self._links[name] = self._links.get(name), link
+        if before is not None:
+            before.close()
 
     def _adopt(self, name: str, program: Program, *, ifindex: int = 0, cgroup_id: int = 0) -> Link | None:
         """The pinned link with `program` swapped in; None where there is none or it is at another hook or none."""
@@ -237,6 +267,9 @@ class Datapath:
     def remove_interface(self, ifindex: int) -> None:
         """Take our programs off one interface; one that is gone already is no error."""
         for direction in Direction:
+            if (ifindex, direction) not in self._hooks and self._pins is not None:
+                # Kept of the agent before, where ours was refused.
+                self._pins.drop_link(link_name(ifindex, direction))
             hook = self._hooks.pop((ifindex, direction), None)
             if isinstance(hook, Link):
                 if self._pins is not None:
@@ -254,24 +287,101 @@ class Datapath:
             drop_clsact(self._pins, ifindex)
 
     def interfaces(self) -> frozenset[int]:
-        return frozenset(ifindex for ifindex, _ in self._hooks)
+        """Interfaces with every packet program at its hook."""
+        return frozenset(
+            ifindex
+            for ifindex in self.touched()
+            if all((ifindex, way) in self._hooks for way in self._plan.packet)
+        )
+
+    def touched(self) -> frozenset[int]:
+        """Interfaces with a packet program at a hook, also one of the agent before that was kept."""
+        kept = () if self._pins is None else pinned_interfaces(self._pins)
+        return frozenset(ifindex for ifindex, _ in self._hooks) | frozenset(kept)
 
     def ways(self) -> frozenset[Way]:
         """The kinds of packet hook in use."""
         return frozenset("tcx" if isinstance(hook, Link) else "clsact" for hook in self._hooks.values())
 
-    def gone(self) -> frozenset[int]:
-        """Interfaces whose hook has lost its device, to be removed (and added again under a new index)."""
-        return frozenset(
-            ifindex
-            for (ifindex, _), hook in self._hooks.items()
-            if (hook.info().ifindex if isinstance(hook, Link) else hook.program_id()) == 0
-        )
+    def in_place(self) -> bool:
+        """Whether everything attached is still where it was put. Asked often: a few system calls a hook."""
+        return not self._displaced()
+
+    def _displaced(self) -> tuple[tuple[int, Direction] | str, ...]:
+        """The packet hooks and, by name, the links that somebody took off, gave another program or unpinned."""
+        pinned = None if self._pins is None else self._pins.link_names()
+        lost: list[tuple[int, Direction] | str] = []
+        for (ifindex, direction), hook in self._hooks.items():
+            ours = self._program_id(self._plan.packet[direction])
+            if isinstance(hook, Link):
+                found = hook.info()
+                held = found.ifindex == ifindex and found.program_id == ours
+                held = held and (pinned is None or link_name(ifindex, direction) in pinned)
+            else:
+                held = hook.program_id() == ours
+            if not held:
+                lost.append((ifindex, direction))
+        for name, link in self._links.items():
+            at_cgroup = name.removeprefix("cgroup-") in self._plan.cgroup
+            if (at_cgroup and not link.info().cgroup_id) or (pinned is not None and name not in pinned):
+                lost.append(name)
+        return tuple(lost)
+
+    def _program_id(self, name: str) -> int:
+        if name not in self._ids:
+            self._ids[name] = self.object.program(name).info().id
+        return self._ids[name]
+
+    def mend(self) -> tuple[Mended, ...]:
+        """Put back what is not in place any more. What cannot be put back is no longer counted as attached."""
+        displaced = self._displaced()
+        if displaced and self._pins is not None:
+            self._pins.make()
+        return tuple(self._mend(each) for each in displaced)
+
+    def _mend(self, lost: tuple[int, Direction] | str) -> Mended:
+        part = lost if isinstance(lost, str) else f"{lost[1].name.lower()} of interface {lost[0]}"
+        try:
+            if isinstance(lost, str):
+                self._mend_link(lost)
+            else:
+                self._mend_hook(*lost)
+        except KernelError as error:
+            return Mended(part=part, error=error)
+        return Mended(part=part, error=None)
+
+    def _mend_hook(self, ifindex: int, direction: Direction) -> None:
+        program = self.object.program(self._plan.packet[direction])
+        before = self._hooks.pop((ifindex, direction))
+        if isinstance(before, Link) and self._pins is not None:
+            found = before.info()
+            if found.ifindex == ifindex and found.program_id == self._program_id(program.name):
+                self._hooks[ifindex, direction] = before  # only its pin is gone
+                self._pins.put_link(before, link_name(ifindex, direction))
+                return
+        try:
+            hook = self._attach_packet(program, ifindex, direction)
+        finally:
+            before.close()
+        if isinstance(before, ClsactFilter) and isinstance(hook, ClsactFilter):
+            hook.made_qdisc = hook.made_qdisc or before.made_qdisc
+        self._hooks[ifindex, direction] = hook
+
+    def _mend_link(self, name: str) -> None:
+        link = self._links[name]
+        program = name.partition("-")[2]
+        if program not in self._plan.cgroup or link.info().cgroup_id:
+            if self._pins is not None:
+                self._pins.put_link(link, name)
+            return
+        self._links.pop(name).close()
+        if self._cgroup_root is not None:
+            self._attach_cgroup(self.object.program(program), self._cgroup_root)
 
     def others(self) -> tuple[tc.OtherProgram, ...]:
         """Programs that are not ours on the hooks we use."""
         ours = frozenset(program.info().id for program in self.object.programs())
-        return tuple(other for ifindex in self.interfaces() for other in tc.other_programs(ifindex, ours))
+        return tuple(other for ifindex in self.touched() for other in tc.other_programs(ifindex, ours))
 
     def map(self, name: str) -> Map:
         return self.object.map(name)
@@ -279,14 +389,14 @@ class Datapath:
     def close(self) -> None:
         """Leave. What is pinned stays and goes on judging; what is not pinned ends."""
         if self._pins is None:
-            for ifindex in self.interfaces():
+            for ifindex in self.touched():
                 self.remove_interface(ifindex)
         self._release()
         self.object.close()
 
     def detach(self) -> None:
         """Take everything down: hooks, links, pins and tables."""
-        for ifindex in self.interfaces():
+        for ifindex in self.touched():
             self.remove_interface(ifindex)
         if self._pins is not None:
             self._pins.remove_all()
@@ -294,7 +404,7 @@ class Datapath:
         self.object.close()
 
     def _release(self) -> None:
-        for hook in (*self._hooks.values(), *self._links):
+        for hook in (*self._hooks.values(), *self._links.values()):
             hook.close()
         self._hooks.clear()
         self._links.clear()
@@ -336,6 +446,12 @@ def load_most(
 def link_name(ifindex: int, direction: Direction) -> str:
     """The pin's name of a tcx link."""
     return f"tcx-{ifindex}-{direction.name.lower()}"
+
+
+def pinned_interfaces(pins: PinDirectory) -> tuple[int, ...]:
+    """The interfaces an agent before attached to."""
+    tcx = (name.split("-") for name in pins.link_names() if name.startswith("tcx-"))
+    return tuple(sorted({int(parts[1]) for parts in tcx} | pins.clsact_interfaces()))
 
 
 def drop_clsact(pins: PinDirectory, ifindex: int) -> None:

@@ -1,7 +1,7 @@
 """The policies of this host: documents in, one image in the kernel, on disk before it is in force.
 
 Every change compiles the whole set anew, writes it to disk, puts it into a free slot, and switches by one store. An
-error before the store leaves the policy that was. Without kernel tables nothing can be enforced, and every change is
+error before the store leaves the policy that was; after it, the new one is in force whatever the disk says. Without kernel tables nothing can be enforced, and every change is
 refused with the reason: enforcement is never silently off.
 """
 
@@ -11,6 +11,8 @@ import hashlib
 from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
+
+import msgspec
 
 from aegis.errors import FeatureUnsupported, KernelError, PolicyError, StorageError
 from aegis.kernel.policy_explain import explain
@@ -56,6 +58,7 @@ class Enforcer:
         self._hooked = hooked
         self._unavailable = "" if slots is not None else reason or "no policy tables in the kernel"
         self._stale = ""
+        self._uncommitted = ""  # why the set in force is not the committed one
         self._policies = PolicySet()
         self._image = compile_policies(self._policies)
         self._generation = 0
@@ -77,10 +80,13 @@ class Enforcer:
                 return self.state()
             policies = stored.decode()
             image = compile_policies(policies)
-            if in_force and stored.image_digest == image.digest:
+            if in_force and stored.image_digest == image.digest and self._slots.holds(image):
                 self._adopt(policies, image)
+                if not self._store.committed(self._generation):
+                    self._commit()
             else:
-                # A boot, or a compiler that numbers rules otherwise than the one that made the kernel's image.
+                # A boot; a compiler that numbers rules otherwise than the one that made the kernel's image; or a state
+                # word whose image is gone (its pin removed), by which the kernel denies every packet.
                 self._switch(policies, image)
         except (StorageError, PolicyError, KernelError) as error:
             self._stale = str(error)
@@ -102,7 +108,8 @@ class Enforcer:
     def apply(self, document: bytes, name: str = "<document>") -> AppliedPolicy:
         """Put the policy into the set, in place of the one of its name, and switch the kernel.
 
-        Raises PolicyInvalid, PolicyUnenforceable, StorageError, or KernelError; the policy that was stays then.
+        Raises PolicyInvalid, PolicyUnenforceable, StorageError, or KernelError; the policy that was stays then. A set
+        that is in force and could not be committed is no error: `state` says that it is not durable.
         """
         policy = parse_document(document)
         self._change(self._policies.with_policy(policy))
@@ -151,7 +158,17 @@ class Enforcer:
         )
 
     def state(self) -> EnforcementState:
-        """Whether and what the kernel enforces."""
+        """Whether and what the kernel enforces. Tries again to commit what could not be committed."""
+        if self._uncommitted and not self._stale:
+            self._commit()
+        found = self._judged()
+        if not self._uncommitted:
+            return found
+        told = f"in force, but a boot would bring back the policies before: {self._uncommitted}"
+        reason = f"{found.reason}; {told}" if found.reason else told
+        return msgspec.structs.replace(found, reason=reason, durable=False)
+
+    def _judged(self) -> EnforcementState:
         mode = _mode(self._policies)
         if self._unavailable:
             return EnforcementState(state="unavailable", generation=0, reason=self._unavailable)
@@ -188,17 +205,29 @@ class Enforcer:
             raise FeatureUnsupported(
                 "enforce", "policy", detail=self._unavailable, hint="aegis doctor says what is missing"
             )
-        generation = max(self._generation, self._store.last_generation()) + 1
-        self._store.prepare(generation, image.digest, policies)
+        in_force = self._slots.position().generation
+        generation = max(self._generation, in_force, self._store.last_generation()) + 1
+        self._store.prepare(generation, image.digest, policies, in_force=in_force)
         try:
             position = self._slots.switch(image, generation)
         except BaseException:
-            self._store.discard()
+            # What came after the store (an interrupt) does not undo it, and the file names what is in force.
+            if self._slots.position().generation != generation:
+                self._store.discard()
             raise
         self._generation = position.generation
         self._stale = ""
         self._adopt(policies, image)
-        self._store.commit()
+        self._commit()
+
+    def _commit(self) -> None:
+        """Make the set in force the one that a boot loads. What fails is tried again by `state`."""
+        try:
+            self._store.keep(self._generation, self._image.digest, self._policies)
+        except StorageError as error:
+            self._uncommitted = str(error)
+        else:
+            self._uncommitted = ""
 
     def _adopt(self, policies: PolicySet, image: CompiledImage) -> None:
         self._policies, self._image = policies, image

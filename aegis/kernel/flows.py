@@ -6,16 +6,17 @@ packets write into their entries instead of reading a clock.
 
 from __future__ import annotations
 
+import contextlib
 import errno
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, replace
 from typing import Any, Final, Self
 
 from aegis._native import _system
-from aegis.errors import KernelError, MapAccessFailed
+from aegis.errors import MapAccessFailed
 from aegis.kernel import abi
 from aegis.kernel.links import run_iter
-from aegis.kernel.maps import possible_cpus
+from aegis.kernel.maps import Map, possible_cpus
 from aegis.kernel.object import BpfObject
 
 _SWEEPS: Final = abi.enum("aegis_sweep_kind")
@@ -162,6 +163,7 @@ class FlowReader:
         self._stale: int = _system.lib.aegis_load32(self._epoch)
         self._seen: Count | None = None
         self._few = True
+        self._can_wait = False  # known that `wait` works
         self._floor = self.advance()
 
     def advance(self) -> int:
@@ -212,8 +214,12 @@ class FlowReader:
     def retire(self, rules: IdleRules | None = None) -> int:
         """Mark idle flows: from now on packets that meet them count as `retired`. How many are marked.
 
-        While more than three quarters of the table are taken, `IdleRules.hurried` holds.
+        While more than three quarters of the table are taken, `IdleRules.hurried` holds. Marks none where `wait` cannot
+        work: a marked entry that is never collected would never end.
         """
+        if not self._can_wait:
+            _probe_grace_period()
+            self._can_wait = True
         rules = rules or IdleRules()
         done = self._retire(rules)
         if 4 * (done.walked - done.marked) > 3 * self._flows.max_entries:
@@ -228,8 +234,9 @@ class FlowReader:
     @staticmethod
     def wait() -> None:
         """Until every packet that found an entry before it was marked has counted in it (RCU grace period)."""
-        if _system.lib.aegis_membarrier(_system.lib.MEMBARRIER_CMD_GLOBAL, 0):
-            raise KernelError("wait for a grace period", "membarrier", _system.ffi.errno)
+        if _membarrier(_system.lib.MEMBARRIER_CMD_GLOBAL):
+            with _map_of_maps() as (outer, inner):
+                outer.update(bytes(4), inner.fd.to_bytes(4, "little"))
 
     def collect(self) -> bytes:
         """Add marked flows to `reaped` and delete them; their final rows. Only after `wait`."""
@@ -350,6 +357,33 @@ class FlowReader:
             egress_bytes=words[2 + abi.EGRESS],
             ingress_bytes=words[2 + abi.INGRESS],
         )
+
+
+def _membarrier(command: int) -> int:
+    return int(_system.lib.aegis_membarrier(command, 0))
+
+
+@contextlib.contextmanager
+def _map_of_maps() -> Iterator[tuple[Map, Map]]:
+    """A map of one map, and a map for it. The system call that puts it in returns after a grace period.
+
+    For hosts whose membarrier has no such command: those with nohz_full, and those that filter the call.
+    """
+    inner = Map.create("ARRAY", "aegis_grace", key_size=4, value_size=4, max_entries=1)
+    with contextlib.closing(inner):
+        outer = Map.create(
+            "ARRAY_OF_MAPS", "aegis_graces", key_size=4, value_size=4, max_entries=1, inner=inner
+        )
+        with contextlib.closing(outer):
+            yield outer, inner
+
+
+def _probe_grace_period() -> None:
+    """Raises MapAccessFailed where nothing that waits for a grace period is to be had."""
+    commands = _membarrier(_system.lib.MEMBARRIER_CMD_QUERY)
+    if commands < 0 or not commands & _system.lib.MEMBARRIER_CMD_GLOBAL:
+        with _map_of_maps():
+            pass
 
 
 def _socket_owner(value: bytes) -> SocketOwner:

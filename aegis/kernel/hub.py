@@ -1,15 +1,19 @@
-"""The hub: loads a sensor while its topic has a listener, and hands the ring's batches to the topics they belong to."""
+"""The hub: attaches a sensor while its topic has a listener, and hands the ring's batches to the topics they belong to.
+
+An object's sensors are loaded together with the first of them: most of the time a load takes is for opening the object
+and reading the kernel's type information, once instead of for every topic. They leave together with the last listener.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from aegis._native.records import RecordBatch
-from aegis.errors import FeatureUnsupported
+from aegis.errors import FeatureUnsupported, KernelError
 from aegis.kernel import abi
 from aegis.kernel.constants import Constants
 from aegis.kernel.links import Link, attach_tracing
@@ -39,17 +43,24 @@ class RecordTerms:
 
 
 class Loaded:
-    """A sensor in the kernel."""
+    """A sensor in the kernel. Its object may serve other sensors too."""
 
     def __init__(self, opened: BpfObject | None, links: list[Link]) -> None:
         self.object = opened
         self._links = links
 
-    def close(self) -> None:
+    def detach(self) -> None:
         for link in self._links:
             link.close()
-        if self.object is not None:
-            self.object.close()
+        self._links.clear()
+
+
+class Together:
+    """An object loaded with the programs of all its sensors, and the topics that have not been attached from it."""
+
+    def __init__(self, opened: BpfObject, fresh: set[str]) -> None:
+        self.object = opened
+        self.fresh = fresh
 
 
 class Hub:
@@ -78,9 +89,14 @@ class Hub:
             if table.name in SHARED:
                 self._shared[table.name] = table.duplicate()
                 self._has_core = True
+        if RING in self._shared:
+            # A ring that was pinned keeps its size, whatever the configuration says now.
+            self._constants = constants.for_ring(self._shared[RING].max_entries)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._pump: RingPump | None = None
         self._sensors: dict[str, Loaded] = {}
+        self._together: dict[str, Together] = {}  # by the object's name
+        self._alone: set[str] = set()  # objects of which this kernel does not take every program
         self._routes: tuple[tuple[str, tuple[int, ...]], ...] = ()
 
     def start(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -106,7 +122,8 @@ class Hub:
         """A topic lost its last listener: its programs go. What they left in the ring is read and dropped."""
         loaded = self._sensors.pop(topic, None)
         if loaded is not None:
-            loaded.close()
+            loaded.detach()
+            self._release(loaded.object)
         self._route()
 
     def _route(self) -> None:
@@ -121,23 +138,58 @@ class Hub:
                     "listen to", sensor.topic, detail=f"object {sensor.object} is not loaded"
                 )
             return Loaded(None, [])
+        opened = self._open(sensor)
         with contextlib.ExitStack() as undo:
-            opened = BpfObject.open(
-                sensor.object,
-                constants=self._constants,
-                map_sizes=self._map_sizes,
-                autoload=sensor.programs,
-                reuse=self._shared,
-                btf=self._btf,
-            )
-            undo.callback(opened.close)
-            opened.load()
+            undo.callback(self._release, opened)
             links = [undo.enter_context(attach_tracing(opened.program(name))) for name in sensor.programs]
             undo.pop_all()
         for table in opened.maps():
             if table.name in SHARED and table.name not in self._shared:
                 self._shared[table.name] = table.duplicate()
         return Loaded(opened, links)
+
+    def _open(self, sensor: Sensor) -> BpfObject:
+        """A loaded object with the sensor's programs and no trace of what they saw before, shared where that is so."""
+        together = self._together.get(sensor.object)
+        if together is None and sensor.object not in self._alone:
+            every = [each for each in SENSORS if each.object == sensor.object]
+            try:
+                opened = self._loaded(sensor.object, [name for each in every for name in each.programs])
+            except KernelError:
+                self._alone.add(sensor.object)
+            else:
+                together = Together(opened, {each.topic for each in every})
+                self._together[sensor.object] = together
+        if together is None or sensor.topic not in together.fresh:
+            # A sensor that comes back: what its programs noted before they left must not be taken for news.
+            return self._loaded(sensor.object, sensor.programs)
+        together.fresh.remove(sensor.topic)
+        return together.object
+
+    def _loaded(self, name: str, programs: Collection[str]) -> BpfObject:
+        opened = BpfObject.open(
+            name,
+            constants=self._constants,
+            map_sizes=self._map_sizes,
+            autoload=programs,
+            reuse=self._shared,
+            btf=self._btf,
+        )
+        try:
+            opened.load()
+        except BaseException:
+            opened.close()
+            raise
+        return opened
+
+    def _release(self, opened: BpfObject | None) -> None:
+        """Unload an object that no sensor uses any more."""
+        if opened is None or any(each.object is opened for each in self._sensors.values()):
+            return
+        together = self._together.get(opened.name)
+        if together is not None and together.object is opened:
+            del self._together[opened.name]
+        opened.close()
 
     def _deliver(self, batch: RecordBatch) -> None:
         counts = batch.kinds()
@@ -146,7 +198,7 @@ class Hub:
                 self._publish(topic, batch)
 
     def sensors(self) -> tuple[str, ...]:
-        """Topics whose programs are loaded."""
+        """Topics whose programs are attached."""
         return tuple(self._sensors)
 
     def drain_now(self) -> int:

@@ -69,11 +69,23 @@ class Map:
 
     @classmethod
     def create(
-        cls, kind: str, name: str, *, key_size: int, value_size: int, max_entries: int, flags: int = 0
+        cls,
+        kind: str,
+        name: str,
+        *,
+        key_size: int,
+        value_size: int,
+        max_entries: int,
+        flags: int = 0,
+        inner: Map | None = None,
     ) -> Map:
-        """A new map. `kind` is the end of its BPF_MAP_TYPE_ name, `flags` are BPF_F_ bits."""
+        """A new map. `kind` is the end of its BPF_MAP_TYPE_ name, `flags` are BPF_F_ bits.
+
+        A map of maps takes maps that are like `inner`.
+        """
         ffi, lib = open_library()
-        options = ffi.new("struct bpf_map_create_opts *", {"map_flags": flags})
+        like = inner.fd if inner is not None else 0
+        options = ffi.new("struct bpf_map_create_opts *", {"map_flags": flags, "inner_map_fd": like})
         options.sz = ffi.sizeof("struct bpf_map_create_opts")
         number = getattr(lib, f"BPF_MAP_TYPE_{kind}")
         fd = lib.bpf_map_create(number, name[:15].encode(), key_size, value_size, max_entries, options)

@@ -9,7 +9,10 @@ PIN_DIR/v1/clsact/IFINDEX/made   its clsact qdisc was made by us
 from __future__ import annotations
 
 import contextlib
+import errno
+import fcntl
 import os
+import stat
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -19,6 +22,7 @@ from aegis.kernel import abi
 from aegis.kernel.links import Link
 from aegis.kernel.maps import Map
 
+HINT = "mount -t bpf bpf /sys/fs/bpf, or choose another --pin-dir"
 FRESH = "new-"  # of a link that is about to take its name; a BPF file system allows no dot in names
 
 
@@ -39,18 +43,53 @@ class PinDirectory:
 
     def make(self) -> None:
         """Make the directories. Raises FeatureUnsupported where they cannot be, with what to do."""
-        hint = "mount -t bpf bpf /sys/fs/bpf, or choose another --pin-dir"
+        self._make()
+        self._finish()
+
+    def hold(self) -> int:
+        """Take the pins for this process alone: a descriptor that holds the lock until it is closed.
+
+        Raises BlockingIOError when another process holds them, and as `make`. The lock is on the directory of this ABI
+        (the file system takes no plain files), which nobody but its owner can open.
+        """
+        while True:
+            self._make()
+            try:
+                number = os.open(self.root, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+            except FileNotFoundError:  # an agent that ends removed it just now
+                continue
+            except OSError as error:
+                raise FeatureUnsupported("open", str(self.root), error.errno or 0, hint=HINT) from error
+            try:
+                fcntl.flock(number, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                with contextlib.suppress(FileNotFoundError):
+                    if os.path.samestat(os.fstat(number), os.stat(self.root)):
+                        return number
+            except BlockingIOError:
+                os.close(number)
+                raise
+            except OSError as error:
+                os.close(number)
+                raise FeatureUnsupported("lock", str(self.root), error.errno or 0, hint=HINT) from error
+            os.close(number)  # of a directory that was removed before the lock was ours
+
+    def _make(self) -> None:
         try:
-            for directory in (self._maps, self._links, self._clsact):
-                directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            there = next(path for path in (self.root, *self.root.parents) if path.exists())
+            if not on_bpffs(there):
+                raise FeatureUnsupported("pin in", str(self.base), detail="not a BPF file system", hint=HINT)
+            self.base.parent.mkdir(parents=True, exist_ok=True)
+            # Each by itself: `parents` would make the ones above for everybody to open.
+            for directory in (self.base, self.root, self._maps, self._links, self._clsact):
+                directory.mkdir(mode=0o700, exist_ok=True)
+            if {self.base.stat().st_uid, self.root.lstat().st_uid} - {0, os.geteuid()}:
+                raise PermissionError(errno.EACCES, "")
+            if stat.S_IMODE(self.root.stat().st_mode) & 0o077:
+                self.root.chmod(0o700)
         except OSError as error:
             raise FeatureUnsupported(
-                "make pin directory", str(self.root), error.errno or 0, hint=hint
+                "make pin directory", str(self.root), error.errno or 0, hint=HINT
             ) from error
-        if not on_bpffs(self.root):
-            self.remove_all()
-            raise FeatureUnsupported("pin in", str(self.base), detail="not a BPF file system", hint=hint)
-        self._finish()
 
     def _finish(self) -> None:
         """End what an agent killed inside `put_link` began: its link is attached, so it must have its name or go."""
@@ -114,14 +153,18 @@ class PinDirectory:
             with contextlib.suppress(FileNotFoundError):
                 path.rmdir()
 
-    def remove_all(self) -> None:
-        """Unpin everything of this ABI and remove the directories, also PIN_DIR when it is empty then."""
+    def clear(self) -> None:
+        """Unpin everything of this ABI; the directories, and with them the lock, stay."""
         for name in _names(self._links):
             self.drop_link(name)
         for name in _names(self._maps):
             self.drop_map(name)
         for ifindex in self.clsact_interfaces():
             self.unmark_clsact(ifindex)
+
+    def remove_all(self) -> None:
+        """Unpin everything of this ABI and remove the directories, also PIN_DIR when it is empty then."""
+        self.clear()
         for directory in (self._links, self._maps, self._clsact, self.root, self.base):
             with contextlib.suppress(OSError):
                 directory.rmdir()

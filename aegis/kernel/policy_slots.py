@@ -11,7 +11,7 @@ from typing import Any, Self
 from aegis._native import _system
 from aegis.errors import KernelError, MapAccessFailed
 from aegis.kernel import abi
-from aegis.kernel.library import checked, open_library
+from aegis.kernel.library import checked, messages, open_library
 from aegis.kernel.maps import Map, possible_cpus
 from aegis.kernel.policy_image import CompiledImage
 
@@ -62,6 +62,23 @@ class PolicySlots:
         word = _system.lib.aegis_load64(self._word)
         return Position(generation=word >> GENERATION_SHIFT, slot=word & SLOT_MASK)
 
+    def holds(self, image: CompiledImage) -> bool:
+        """Whether the slot that the state word names holds this image.
+
+        Where the process may not open another one's table (CAP_SYS_ADMIN), any image will do. Raises KernelError.
+        """
+        _, lib = open_library()
+        number = self._images.lookup(_key(self.position().slot))
+        if number is None:
+            return False
+        fd = lib.bpf_map_get_fd_by_id(int.from_bytes(number, "little"))
+        if fd == -errno.EPERM:
+            messages.kept.clear()
+            return True
+        inner = Map(checked(fd, "open", "policy image", MapAccessFailed), "aegis_image")
+        with contextlib.closing(inner):
+            return _digest(inner, len(image.data)) == image.digest
+
     def switch(self, image: CompiledImage, generation: int) -> Position:
         """Make `image` the policy. Until the store at the end nothing changes, so any error leaves the old one.
 
@@ -108,8 +125,7 @@ class PolicySlots:
             with contextlib.closing(inner.mmap(writable=True)) as memory:
                 memory[: len(image.data)] = image.data
             # By a system call, not through the mapping: what the kernel will read.
-            stored = inner.lookup(_ZERO_KEY) or b""
-            if hashlib.sha256(memoryview(stored)[: len(image.data)]).hexdigest() != image.digest:
+            if _digest(inner, len(image.data)) != image.digest:
                 raise MapAccessFailed("verify", "policy image", errno.EIO, detail="digest differs")
         except BaseException:
             inner.close()
@@ -139,6 +155,12 @@ class PolicySlots:
 
 
 _TABLES = {"images": "aegis_images", "control": "aegis_control", "hits": "aegis_rule_hits"}
+
+
+def _digest(inner: Map, size: int) -> str:
+    """SHA-256 of the first `size` bytes of an image in the kernel, in hex."""
+    stored = inner.lookup(_ZERO_KEY) or b""
+    return hashlib.sha256(memoryview(stored)[:size]).hexdigest()
 
 
 def _key(index: int) -> bytes:

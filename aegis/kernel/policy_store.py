@@ -1,7 +1,7 @@
 """The policies in force, on disk: what a later agent needs to name the rules of the kernel, or to load them again.
 
 `next.json` is written before the kernel switches and becomes `committed.json` after it. An agent that died between the
-two finds in the kernel's state word which of them is true.
+two, or could not commit, finds in the kernel's state word which of them is true.
 """
 
 from __future__ import annotations
@@ -60,8 +60,14 @@ class PolicyStore:
     def __init__(self, state_dir: Path) -> None:
         self.directory = state_dir / "policy"
 
-    def prepare(self, generation: int, image_digest: str, policies: PolicySet) -> None:
-        """Write what is about to be switched to, durably. Raises StorageError and changes nothing then."""
+    def prepare(self, generation: int, image_digest: str, policies: PolicySet, *, in_force: int = 0) -> None:
+        """Write what is about to be switched to, durably. Raises StorageError, and what is in force stays on disk then.
+
+        `in_force` is the kernel's generation: a prepared set of it is no left-over but the only record of what is
+        enforced, so it is committed before its place is taken.
+        """
+        if in_force and self._generation_of(NEXT) == in_force:
+            self.commit()
         stored = StoredSet(
             generation=generation,
             image_digest=image_digest,
@@ -91,13 +97,23 @@ class PolicyStore:
         except OSError as error:
             raise StorageError(f"{self.directory / COMMITTED}: {os.strerror(error.errno or 0)}") from error
 
+    def keep(self, generation: int, image_digest: str, policies: PolicySet) -> None:
+        """Make the set in force the committed one, writing it again where it is not prepared. Raises StorageError."""
+        if self._generation_of(NEXT) != generation:
+            self.prepare(generation, image_digest, policies)
+        self.commit()
+
+    def committed(self, generation: int) -> bool:
+        """Whether the set of this generation is the committed one."""
+        return self._generation_of(COMMITTED) == generation
+
     def discard(self) -> None:
         """Forget a prepared set that was not switched to."""
         with contextlib.suppress(OSError):
             (self.directory / NEXT).unlink()
 
     def load(self, generation: int | None) -> StoredSet | None:
-        """The set of that generation, committing it when only the rename was missing; None: the committed one.
+        """The set of that generation, committed or only prepared; None: the committed one.
 
         Returns None when nothing was ever stored. Raises StorageError when what is there cannot be read, or is of
         other generations.
@@ -109,7 +125,6 @@ class PolicyStore:
             return committed
         prepared = self._read(NEXT)
         if prepared is not None and prepared.generation == generation:
-            self.commit()
             return prepared
         known = ", ".join(str(each.generation) for each in (committed, prepared) if each is not None)
         raise StorageError(
@@ -118,12 +133,14 @@ class PolicyStore:
 
     def last_generation(self) -> int:
         """The highest generation that can be read from the files."""
-        highest = 0
-        for name in (COMMITTED, NEXT):
-            with contextlib.suppress(StorageError):
-                found = self._read(name)
-                highest = max(highest, found.generation if found else 0)
-        return highest
+        return max(self._generation_of(COMMITTED), self._generation_of(NEXT))
+
+    def _generation_of(self, name: str) -> int:
+        """The generation in a file; 0 where there is none or it cannot be read."""
+        with contextlib.suppress(StorageError):
+            found = self._read(name)
+            return found.generation if found else 0
+        return 0
 
     def _read(self, name: str) -> StoredSet | None:
         path = self.directory / name

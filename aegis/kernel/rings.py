@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 BUDGET: Final = 512  # records a turn of the loop; the longest turn stays near 0.1 ms
 SWEEP_S: Final = 0.2
 QUIET_S: Final = 0.001  # between reading and arming again, below BUSY_RATE records/s
-BUSY_S: Final = 0.02  # above that; a turn for a few records costs several times its work in cold caches
-FLOOD_S: Final = 0.01  # above about 20,000: the ring must not fill meanwhile
+BUSY_S: Final = 0.005  # above that; a turn for a few records costs several times its work in cold caches
+FLOOD_S: Final = 0.008  # above about 20,000; a record must be told within 10 ms, and the ring must not fill
 BUSY_RATE: Final = 2_500
 FLOOD_RATE: Final = 20_000
 WINDOW_S: Final = 0.05
@@ -42,7 +42,7 @@ class RingPump:
     """Reads one ring on a loop and hands each batch to `deliver`. Start with `start`, end with `close`.
 
     After a wake-up it drains at once, then leaves the word unarmed for 1 ms; while many come it does not arm it at all
-    and reads every 10 or 20 ms, so that a flood does not wake it record by record. `swept` counts
+    and reads every 5 or 8 ms, so that a flood does not wake it record by record. `swept` counts
     records that only the sweep found.
     """
 

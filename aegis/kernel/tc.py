@@ -20,6 +20,11 @@ from aegis.kernel.object import Program, program_info
 
 CLSACT_PRIORITY: Final = 1  # first: a filter before ours that says "accept" would end the walk before policy
 CLSACT_HANDLE: Final = 0xAE915
+PLACE_REFUSED: Final = (
+    -errno.EINVAL,
+    -errno.EOPNOTSUPP,
+    -errno.ERANGE,
+)  # the place asked for, not the program
 
 Way = Literal["tcx", "clsact"]
 
@@ -79,16 +84,19 @@ class ClsactFilter:
 
 
 def attach_tcx(program: Program, ifindex: int, direction: Direction) -> Link:
-    """A tcx link. Raises AttachFailed with EINVAL where the kernel knows no tcx."""
+    """A tcx link, before the programs that are there: one that says "accept" would end the walk before policy.
+
+    Whoever attaches at the head later comes before it again (`programs_before`). Raises AttachFailed with EINVAL where
+    the kernel knows no tcx.
+    """
     _, lib = open_library()
     name = f"tcx {direction.name.lower()} of interface {ifindex}"
     kind = lib.BPF_TCX_EGRESS_ if direction is Direction.EGRESS else lib.BPF_TCX_INGRESS_
-    return Link(
-        checked(
-            lib.aegis_link_create(program.fd, ifindex, kind), f"attach {program.name} to", name, AttachFailed
-        ),
-        name,
-    )
+    result = lib.aegis_link_create_first(program.fd, ifindex, kind)
+    if result in PLACE_REFUSED:
+        messages.kept.clear()
+        result = lib.aegis_link_create(program.fd, ifindex, kind)
+    return Link(checked(result, f"attach {program.name} to", name, AttachFailed), name)
 
 
 def attach_clsact(program: Program, ifindex: int, direction: Direction) -> ClsactFilter:
@@ -167,6 +175,35 @@ def other_programs(ifindex: int, ours: frozenset[int]) -> tuple[OtherProgram, ..
             OtherProgram(ifindex=ifindex, direction=direction, program_id=number, name=name)
             for number, name in named.items()
             if number not in ours
+        ]
+    return tuple(found)
+
+
+def programs_before(ifindex: int, ours: frozenset[int]) -> tuple[OtherProgram, ...]:
+    """What runs before the first of `ours` on the packet hooks of an interface, and so can keep packets from it.
+
+    tcx runs before clsact. A filter that is no BPF program has program id 0. None in a direction without one of `ours`.
+    """
+    found = []
+    for direction in Direction:
+        try:
+            order = [(number, "") for number in tcx_program_ids(ifindex, direction)]
+        except AttachFailed:  # a kernel without tcx
+            order = []
+        # The kernel lists filters in the order it asks them.
+        order += [
+            (each.program_id, each.name)
+            for each in list_filters(ifindex, egress=direction is Direction.EGRESS)
+        ]
+        first = next((at for at, (number, _) in enumerate(order) if number in ours), 0)
+        found += [
+            OtherProgram(
+                ifindex=ifindex,
+                direction=direction,
+                program_id=number,
+                name=name or (program_name(number) if number else "filter"),
+            )
+            for number, name in order[:first]
         ]
     return tuple(found)
 

@@ -289,9 +289,13 @@ class AppliedPolicy(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class EnforcementState(msgspec.Struct, frozen=True, kw_only=True):
-    """Whether the kernel judges packets. `stale`: it does, by a policy this agent cannot name. `reason` says why."""
+    """Whether the kernel judges packets. `stale`: it does, by a policy this agent cannot name. `reason` says why.
+
+    Not `durable`: what is in force could not be written down as such, and a boot would bring back the set before it.
+    """
 
     state: Literal["none", "observing", "enforcing", "stale", "unavailable"]
     generation: int
     mode: Mode | None = None
     reason: str | None = None
+    durable: bool = True

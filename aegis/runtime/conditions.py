@@ -35,6 +35,16 @@ CONDITIONS: tuple[ConditionKind, ...] = (
         hint="--interface NAME, or kernel.interfaces in agent.toml",
     ),
     ConditionKind(
+        code="interfaces_unreadable",
+        when="the host's interfaces cannot be read: the hooks in place stay, new interfaces are not watched",
+        hint="nothing to do; it is tried again every second",
+    ),
+    ConditionKind(
+        code="hook_lost",
+        when="somebody took programs of ours off their hook: until they were put back nothing was counted or judged there",
+        hint="find out who did it: another agent, tc or bpftool",
+    ),
+    ConditionKind(
         code="flows_unavailable",
         when="the flow table cannot be read: flows are counted and judged in the kernel, and cannot be shown",
         hint="aegis doctor names what is missing",

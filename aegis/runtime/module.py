@@ -14,7 +14,7 @@ shown as `degraded` while the condition holds. Everything here is called on the 
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, Literal, Protocol, Self, runtime_checkable
 
@@ -155,6 +155,14 @@ class SocketOwner(Protocol):
     def comm(self) -> bytes | None: ...
 
 
+class FlowRows(Protocol):
+    """Rows of one harvest. Harvests that come later do not change them."""
+
+    def __len__(self) -> int: ...
+    def part(self, start: int, length: int) -> Sequence[tuple[Any, ...]]:
+        """Up to `length` rows from `start` on."""
+
+
 class FlowSource(Protocol):
     """The kernel's flow table as last read. Rows are tuples in header order; `FlowTable.rows` says which."""
 
@@ -167,6 +175,9 @@ class FlowSource(Protocol):
 
     def rows(self) -> Sequence[tuple[Any, ...]]:
         """Every flow known, as of the last harvest."""
+
+    def snapshot(self, last: int | None = None) -> FlowRows:
+        """As `rows`, but compact and to be read in parts; with `last`, only so many, those seen latest first."""
 
     def owner(self, owner: int) -> SocketOwner | None:
         """What the kernel says of an owner id; None while no flow program is attached or the table cannot be read."""
@@ -234,6 +245,11 @@ class Context(Protocol):
         self, verb: str, handler: Callable[[dict[str, Any]], Awaitable[Sequence[object]]]
     ) -> AbstractContextManager[None]:
         """Answer a verb of the control socket until the context ends: arguments in, items out."""
+
+    def stream(
+        self, verb: str, stream: Callable[[dict[str, Any]], AsyncGenerator[object, None]]
+    ) -> AbstractContextManager[None]:
+        """As `answer`, item by item: for answers too long to be made in one go."""
 
     def count(
         self, identity: str, read: Callable[[], Mapping[str, Mapping[str, int]]]

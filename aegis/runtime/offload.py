@@ -5,9 +5,15 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import TypeVar
 
 T = TypeVar("T")
+
+
+def lock() -> AbstractContextManager[bool]:
+    """For what a call on a thread uses and the loop may take away. The loop waits for it only at the end of things."""
+    return threading.Lock()
 
 
 async def run(call: Callable[[], T]) -> T:

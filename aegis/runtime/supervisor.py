@@ -8,6 +8,7 @@ ten minutes; one that cannot be imported or constructed, or whose features are m
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections import deque
 from collections.abc import Callable
 from typing import Any
@@ -23,6 +24,8 @@ BREAKER_FAILURES = 5
 BREAKER_WINDOW_NS = 600_000_000_000
 FIRST_PAUSE_S = 0.5
 LONGEST_PAUSE_S = 30.0
+LONGEST_DOUBLING = 16  # pauses are at their longest long before
+HEALTHY_NS = 600_000_000_000  # a run this long makes the next failure a first one
 STOP_DEADLINE_S = 3.0
 READY_DEADLINE_S = 10.0
 
@@ -38,7 +41,8 @@ class Supervised:
         self.state = S.DECLARED
         self.reason = ""
         self.since_ns = since_ns
-        self.restarts = 0
+        self.restarts = 0  # since an order to start, or the last run that was a healthy one
+        self.running_ns: int | None = None  # monotonic: when this run became ready
         self.failures: deque[int] = deque(maxlen=BREAKER_FAILURES)  # monotonic ns
         self.task: asyncio.Task[None] | None = None
         self.instance: Any = None
@@ -46,6 +50,10 @@ class Supervised:
         self.last_words = ""  # what it raised when it was told to stop
         self.settled = asyncio.Event()  # running, or never to be by itself
         self.order = asyncio.Lock()  # one order at a time
+
+    def was_healthy(self, now_ns: int) -> bool:
+        """Whether this run has been ready for so long that what ends it is no consequence of the failure before."""
+        return self.running_ns is not None and now_ns - self.running_ns >= HEALTHY_NS
 
 
 class Supervisor:
@@ -110,11 +118,15 @@ class Supervisor:
         await asyncio.gather(*(self._start_or_disable(name) for name in self._modules))
 
     async def _start_or_disable(self, name: str) -> None:
-        settings = self._settings(name)
-        if settings is not None and not settings.boolean("enabled"):
-            self._set(self._find(name), S.DISABLED, "by configuration")
-        else:
-            await self.start(name)
+        module = self._find(name)
+        try:
+            settings = self._settings(name)
+            if settings is not None and not settings.boolean("enabled"):
+                self._set(module, S.DISABLED, "by configuration")
+            else:
+                await self.start(name)
+        except Exception as error:  # noqa: BLE001  isolation: nobody waits for this one, and the others are to start
+            self._give_up(module, f"cannot be started: {_sentence(error)}")
 
     async def start(self, name: str) -> ModuleStatus:
         """Start, and return once it runs, or has failed. Forgets earlier failures."""
@@ -171,18 +183,25 @@ class Supervisor:
     async def configure(self, name: str, changed: frozenset[str], live: frozenset[str]) -> ModuleStatus:
         """Take changed options: by `reload` where all of them are live and the module has one, else by a restart."""
         module = self._find(name)
-        reload = getattr(module.instance, "reload", None)
-        if module.state is not S.RUNNING:
-            return self.status(name)
+        if self._is(
+            module, S.STARTING
+        ):  # perhaps with the options before: it takes the new ones once it runs
+            async with module.order:
+                pass  # an order to start is over when the module has settled, or at its deadline
+        if not self._is(
+            module, S.STARTING, S.RUNNING
+        ):  # the first: starts again by itself, nobody can wait for it
+            return self.status(name)  # takes them when it starts
         settings = self._settings(name)
         reason = "to take new options"
-        if reload is not None and changed <= live and settings is not None:
+        if self._is(module, S.RUNNING) and changed <= live and settings is not None:
             try:
-                reload(settings)
+                reload = getattr(module.instance, "reload", None)
+                if reload is not None:
+                    reload(settings)
+                    return self.status(name)
             except Exception as error:  # noqa: BLE001  isolation: it goes on as one that is started with the new options
                 reason = f"its reload failed: {_sentence(error)}"
-            else:
-                return self.status(name)
         await self.stop(name, reason=reason)
         return await self.start(name)
 
@@ -224,8 +243,24 @@ class Supervisor:
         module.settled.set()
 
     async def _life(self, module: Supervised) -> None:
+        """The module's task. Whatever breaks, in the module or in here, ends this one and not the group."""
+        try:
+            await self._runs(module)
+        except asyncio.CancelledError:
+            raise
+        except BaseException as error:  # noqa: BLE001  isolation: the group would end every other module with it
+            self._give_up(module, f"its supervision failed: {_sentence(error)}")
+        finally:
+            module.instance = None
+            module.settled.set()
+            if module.state in {S.STARTING, S.RUNNING}:  # nobody ordered this end
+                self._give_up(module, "its task was cancelled")
+
+    async def _runs(self, module: Supervised) -> None:
+        """Run after run, until it is told to stop or is failed for good."""
         try:
             while True:
+                module.running_ns = None
                 final, reason = await self._once(module)
                 task = asyncio.current_task()
                 if (
@@ -234,6 +269,8 @@ class Supervisor:
                     module.last_words = reason
                     return
                 now = self._clock.monotonic_ns()
+                if module.was_healthy(now):
+                    module.restarts = 0
                 module.failures.append(now)
                 often = (
                     len(module.failures) == BREAKER_FAILURES and now - module.failures[0] <= BREAKER_WINDOW_NS
@@ -245,7 +282,7 @@ class Supervisor:
                 if final or often:
                     self._set(module, S.FAILED, reason)
                     return
-                pause_s = min(FIRST_PAUSE_S * 2**module.restarts, LONGEST_PAUSE_S)
+                pause_s = min(FIRST_PAUSE_S * 2 ** min(module.restarts, LONGEST_DOUBLING), LONGEST_PAUSE_S)
                 self._set(module, S.FAILED, f"{reason}; starts again in {pause_s:g} s")
                 module.settled.set()
                 module.pausing = True
@@ -256,9 +293,7 @@ class Supervisor:
                 module.restarts += 1
                 self._set(module, S.STARTING, "")
         finally:
-            module.instance = None
             self._conditions.clear_all(module.name)
-            module.settled.set()
 
     async def _once(self, module: Supervised) -> tuple[bool, str]:
         """One run. Returns whether another try is pointless, and why it ended; raises only when cancelled."""
@@ -292,15 +327,31 @@ class Supervisor:
 
     def _ready(self, module: Supervised) -> None:
         if module.state is S.STARTING:
+            module.running_ns = self._clock.monotonic_ns()
             self._set(module, S.RUNNING, "")
             module.settled.set()
+
+    @staticmethod
+    def _is(module: Supervised, *states: ModuleState) -> bool:
+        """Its state now. Asked by a call, since a type checker takes an attribute for unchanged over an await."""
+        return module.state in states
 
     def _set(self, module: Supervised, state: ModuleState, reason: str) -> None:
         module.state, module.reason, module.since_ns = state, reason, self._clock.wall_ns()
         self._changed(self.status(module.name))
 
+    def _give_up(self, module: Supervised, reason: str) -> None:
+        """Failed for good. Raises nothing: what is told of changes may be the very thing that broke."""
+        with contextlib.suppress(Exception):
+            self._set(module, S.FAILED, reason)
+        module.settled.set()
+
 
 def _sentence(error: BaseException) -> str:
     """What failed, in one line, with the stable code of ours or the class of others'."""
     code = error.code if isinstance(error, AegisError) else type(error).__name__
-    return f"{code}: {' '.join(str(error).split())}".rstrip(": ")
+    try:
+        text = str(error)
+    except Exception:  # noqa: BLE001  a module's own class, which may be broken as well
+        text = "and cannot say why"
+    return f"{code}: {' '.join(text.split())}".rstrip(": ")

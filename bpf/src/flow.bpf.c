@@ -6,8 +6,13 @@
  *
  * A TCP SYN or an ICMP query from the side that is not the initiator starts something of its own and is
  * judged by itself, whatever the entry says: otherwise a forged ACK, sent first, could make an entry under
- * which a later SYN passes as an answer. It becomes the initiator if it may pass. If not, only this packet
- * goes: otherwise a forged SYN could cut an open connection.
+ * which a later SYN passes as an answer. What may not pass goes alone: otherwise a forged SYN could cut an
+ * open connection.
+ *
+ * Only what this host sends makes another side the initiator of a TCP flow: its own SYN, denied or not, and
+ * the SYN-ACK of a listener. A SYN from outside may pass, but were it believed, a peer could take over a
+ * connection that a policy cut (the host answers with a challenge ACK) or that may not be opened (both sides
+ * at once: the host answers with a SYN-ACK, yet not by a request socket).
  *
  * Other protocols have no mark of a start. There a packet towards a denied initiator is judged by itself, so
  * that a denied datagram from outside cannot close a port of this host's own queries. */
@@ -113,19 +118,70 @@ __noinline int aegis_apply(__u64 word, __u64 state, __u32 direction, __u32 lengt
     return TC_ACT_SHOT;
 }
 
-/* A packet that is in no entry: judged by itself and counted under `total`. */
-__noinline int aegis_flow_uncached(const struct aegis_packet *packet, __u64 state, __u32 initiator,
-                                   __u32 total)
+/* What holds for an ICMP error: the stricter of the judgement of the flow it is about, `word`, and its own.
+ */
+static __always_inline __u64 aegis_with_outer(const struct aegis_packet *packet, __u64 word)
+{
+    union aegis_judgement judgement = {.word = word};
+
+    if (packet->outer_verdict > judgement.verdict) {
+        judgement.verdict = packet->outer_verdict;
+        judgement.rule = packet->outer_rule;
+    }
+    return judgement.word;
+}
+
+/* Reads a packet that is not plain. Returns 0 or the AEGIS_TOTAL_* under which it is refused.
+ *
+ * An ICMP error is counted in the flow it is about; without one it is a flow of its own. Anybody can quote a
+ * flow, so an error between others than the flow's own sides (a router's) is judged by its addresses too. */
+__noinline int aegis_flow_parse(struct __sk_buff *skb, struct aegis_packet *packet, __u64 state)
+{
+    struct aegis_packet quoted = {};
+    union aegis_judgement outer;
+    int refusal;
+
+    if (!packet)
+        return AEGIS_TOTAL_BAD_HEADER;
+    refusal = aegis_parse_slow(skb, packet);
+    if (refusal || !packet->quoted)
+        return refusal;
+    if (aegis_parse_quoted(skb, packet, &quoted) || !bpf_map_lookup_elem(&aegis_flows, &quoted.key))
+        return 0;
+    if (!aegis_same_address(packet->key.remote, quoted.key.remote)) {
+        outer.word = aegis_judge(&packet->key, state, packet->direction);
+        if (outer.verdict != AEGIS_VERDICT_ALLOW) {
+            aegis_report(packet, outer.word, 0, 0);
+            packet->outer_verdict = outer.verdict;
+            packet->outer_rule = outer.rule;
+            packet->starts = 1;
+        }
+    }
+    packet->key = quoted.key;
+    packet->initiator = quoted.initiator;
+    packet->error = 1;
+    return 0;
+}
+
+/* A packet that met a retired entry: in none, judged by itself. `initiator` is the entry's. */
+__noinline int aegis_flow_retired(const struct aegis_packet *packet, __u64 state, __u32 initiator)
 {
     union aegis_judgement judgement;
+    __u32 direction;
 
     if (!packet)
         return TC_ACT_UNSPEC;
-    aegis_total(total, packet->direction, packet->length);
+    direction = packet->direction;
+    aegis_total(AEGIS_TOTAL_RETIRED, direction, packet->length);
+    if (aegis_opens(packet))
+        initiator = direction;
     judgement.word = aegis_judge(&packet->key, state, initiator);
+    if (judgement.verdict == AEGIS_VERDICT_DENY && initiator != direction && !packet->error &&
+        packet->key.protocol != AEGIS_PROTO_TCP)
+        judgement.word = aegis_judge(&packet->key, state, direction);
     if (judgement.verdict != AEGIS_VERDICT_ALLOW)
         aegis_report(packet, judgement.word, 0, 0);
-    return aegis_apply(judgement.word, state, packet->direction, packet->length);
+    return aegis_apply(aegis_with_outer(packet, judgement.word), state, direction, packet->length);
 }
 
 /* A packet whose header made no sense. */
@@ -216,19 +272,43 @@ __noinline int aegis_flow_first(struct __sk_buff *skb, const struct aegis_packet
         aegis_flow_report(packet, &value);
     if (bpf_map_update_elem(&aegis_flows, &packet->key, &value, BPF_NOEXIST))
         aegis_flow_join(packet, &value);
-    return aegis_apply(word, state, direction, packet->length);
+    return aegis_apply(aegis_with_outer(packet, word), state, direction, packet->length);
+}
+
+/* Another connection on the entry of an earlier one with the same ports; `kept` is what stays of its marks.
+ */
+static __always_inline void aegis_flow_renew(struct aegis_flow_value *value, __u32 kept, __u64 owner)
+{
+    __sync_fetch_and_and((__u32 *)value->tcp_flags, kept);
+    value->cookie = 0;
+    value->owner = owner;
+}
+
+/* Whether a SYN-ACK of this host is a listener's. A request socket's is: where a connection is open or being
+ * opened by this host, the kernel finds that one first. Without a request socket (SYN cookies, forwarded,
+ * fast open) it is, unless this host already sent what a connection of its own sends. */
+static __always_inline bool aegis_flow_listens(struct __sk_buff *skb, const struct aegis_flow_value *value)
+{
+    if (aegis_owner_of_sent(skb) == AEGIS_OWNER_OF_LABEL(AEGIS_OWNER_REQUEST))
+        return true;
+    return !(value->tcp_flags[AEGIS_EGRESS] & (AEGIS_TCP_SYN | AEGIS_TCP_ACK));
 }
 
 /* Judges a packet for which the cached judgement does not do, and keeps the result where it is the flow's. */
-__noinline __u64 aegis_flow_judge(const struct aegis_packet *packet, struct aegis_flow_value *value,
-                                  __u64 state)
+__noinline __u64 aegis_flow_judge(struct __sk_buff *skb, const struct aegis_packet *packet,
+                                  struct aegis_flow_value *value, __u64 state)
 {
+    union aegis_marks kept = {.marks = AEGIS_MARK_RETIRED};
     union aegis_judgement cached, judgement;
-    __u32 direction;
+    __u32 direction, initiator;
+    bool opens, tcp, answers;
 
     if (!packet || !value)
         return 0;
-    direction = packet->direction;
+    direction = initiator = packet->direction & 1;
+    opens = aegis_opens(packet);
+    tcp = packet->key.protocol == AEGIS_PROTO_TCP;
+    answers = false;
     cached.word = AEGIS_JUDGEMENT(value);
     if (cached.generation != (__u32)(state >> 8)) {
         cached.word = aegis_judge(&packet->key, state, cached.initiator);
@@ -236,30 +316,37 @@ __noinline __u64 aegis_flow_judge(const struct aegis_packet *packet, struct aegi
         if (cached.verdict != AEGIS_VERDICT_ALLOW)
             aegis_report(packet, cached.word, value->owner, value->cookie);
     }
-    if (cached.initiator == direction || packet->error)
+    if (packet->error)
+        return aegis_with_outer(packet, cached.word);
+    if (tcp && packet->starts && !opens) {
+        if (direction != AEGIS_EGRESS || cached.initiator != AEGIS_EGRESS || !aegis_flow_listens(skb, value))
+            return cached.word;
+        answers = true;
+        initiator = AEGIS_INGRESS;
+    } else if (cached.initiator == direction) {
+        if (tcp && opens && value->state == AEGIS_FLOW_CLOSED &&
+            (direction == AEGIS_EGRESS || cached.verdict != AEGIS_VERDICT_DENY))
+            aegis_flow_renew(value, kept.word,
+                             direction == AEGIS_EGRESS ? 0 : aegis_owner_of_received(skb, &packet->key));
         return cached.word;
-    if (!packet->opens && (cached.verdict != AEGIS_VERDICT_DENY || packet->key.protocol == AEGIS_PROTO_TCP))
+    } else if (!opens && (cached.verdict != AEGIS_VERDICT_DENY || tcp)) {
         return cached.word;
-    judgement.word = aegis_judge(&packet->key, state, direction);
+    }
+    judgement.word = aegis_judge(&packet->key, state, initiator);
     if (judgement.verdict != AEGIS_VERDICT_ALLOW)
         aegis_report(packet, judgement.word, value->owner, value->cookie);
-    if (judgement.verdict != AEGIS_VERDICT_DENY)
+    if (tcp && direction == AEGIS_EGRESS && (opens || judgement.verdict != AEGIS_VERDICT_DENY)) {
+        AEGIS_JUDGEMENT(value) = judgement.word;
+        if (answers) { /* to a SYN that this entry has counted */
+            kept.tcp_flags[AEGIS_INGRESS] = AEGIS_TCP_SYN;
+            kept.marks |= AEGIS_MARK_INGRESS;
+        }
+        if (answers || value->state == AEGIS_FLOW_CLOSED)
+            aegis_flow_renew(value, kept.word, 0);
+    }
+    if (!tcp && judgement.verdict != AEGIS_VERDICT_DENY)
         AEGIS_JUDGEMENT(value) = judgement.word;
     return judgement.word;
-}
-
-/* A SYN that may pass, on an entry whose last connection is over: a new connection with the same ports. */
-__noinline int aegis_flow_reopen(struct __sk_buff *skb, const struct aegis_packet *packet,
-                                 struct aegis_flow_value *value)
-{
-    union aegis_marks kept = {.marks = AEGIS_MARK_RETIRED};
-
-    if (!packet || !value || value->state != AEGIS_FLOW_CLOSED)
-        return 0;
-    __sync_fetch_and_and((__u32 *)value->tcp_flags, kept.word);
-    value->cookie = 0;
-    value->owner = packet->direction == AEGIS_EGRESS ? 0 : aegis_owner_of_received(skb, &packet->key);
-    return 0;
 }
 
 /* Owner of a flow from a later packet on its way out, whose socket was not seen yet. What the kernel sends by
@@ -306,7 +393,7 @@ static __always_inline int aegis_flow_packet(struct __sk_buff *skb, const __u32 
         packet.key.vlan_outer = skb->vlan_tci & 0xfff;
     aegis_total(AEGIS_TOTAL_SEEN, direction, packet.length);
     if (!aegis_parse_fast(skb, &packet, direction)) {
-        int refusal = aegis_parse_slow(skb, &packet);
+        int refusal = aegis_flow_parse(skb, &packet, state);
 
         if (refusal)
             return aegis_flow_refuse(state, refusal, direction, packet.length);
@@ -317,13 +404,10 @@ static __always_inline int aegis_flow_packet(struct __sk_buff *skb, const __u32 
     old.word = AEGIS_MARKS(value);
     judgement.word = AEGIS_JUDGEMENT(value);
     if (unlikely(old.marks & AEGIS_MARK_RETIRED))
-        return aegis_flow_uncached(&packet, state, judgement.initiator, AEGIS_TOTAL_RETIRED);
-    if (unlikely(
-            judgement.generation != (__u32)(state >> 8) ||
-            (judgement.initiator != direction && (packet.opens || judgement.verdict == AEGIS_VERDICT_DENY))))
-        judgement.word = aegis_flow_judge(&packet, value, state);
-    if (unlikely(packet.opens && judgement.verdict != AEGIS_VERDICT_DENY && old.state == AEGIS_FLOW_CLOSED)) {
-        aegis_flow_reopen(skb, &packet, value);
+        return aegis_flow_retired(&packet, state, judgement.initiator);
+    if (unlikely(judgement.generation != (__u32)(state >> 8) || packet.starts ||
+                 (judgement.initiator != direction && judgement.verdict == AEGIS_VERDICT_DENY))) {
+        judgement.word = aegis_flow_judge(skb, &packet, value, state);
         old.word = AEGIS_MARKS(value);
     }
     if (likely(!packet.error)) {
@@ -333,7 +417,9 @@ static __always_inline int aegis_flow_packet(struct __sk_buff *skb, const __u32 
         if ((marks.marks & (AEGIS_MARK_EGRESS | AEGIS_MARK_INGRESS)) ==
             (AEGIS_MARK_EGRESS | AEGIS_MARK_INGRESS))
             marks.state |= AEGIS_FLOW_ESTABLISHED;
-        if (packet.tcp_flags & (AEGIS_TCP_FIN | AEGIS_TCP_RST)) {
+        /* What a peer sent and did not get through closes nothing. */
+        if (packet.tcp_flags & (AEGIS_TCP_FIN | AEGIS_TCP_RST) &&
+            (direction == AEGIS_EGRESS || judgement.verdict != AEGIS_VERDICT_DENY)) {
             marks.state |= AEGIS_FLOW_CLOSING;
             if (packet.tcp_flags & AEGIS_TCP_RST || marks.tcp_flags[0] & marks.tcp_flags[1] & AEGIS_TCP_FIN)
                 marks.state |= AEGIS_FLOW_CLOSED;
@@ -342,7 +428,7 @@ static __always_inline int aegis_flow_packet(struct __sk_buff *skb, const __u32 
             __sync_fetch_and_or((__u32 *)value->tcp_flags, marks.word);
         /* A port may pass to another process's socket; a TCP connection says so by its SYN. */
         if (direction == AEGIS_EGRESS &&
-            (packet.key.protocol != AEGIS_PROTO_TCP || packet.opens || !value->cookie)) {
+            (packet.key.protocol != AEGIS_PROTO_TCP || packet.starts || !value->cookie)) {
             __u64 cookie = bpf_get_socket_cookie(skb);
 
             if (unlikely(cookie ? cookie != value->cookie : !value->owner))

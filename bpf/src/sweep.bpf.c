@@ -21,7 +21,10 @@ static __always_inline __u32 aegis_flow_limit(const struct aegis_sweep *sweep,
                             : sweep->idle[AEGIS_IDLE_DATAGRAM_NEW];
     if (value->state >= AEGIS_FLOW_CLOSING)
         return sweep->idle[AEGIS_IDLE_TCP_ENDED];
-    return value->state ? sweep->idle[AEGIS_IDLE_TCP_ESTABLISHED] : sweep->idle[AEGIS_IDLE_TCP_OPENING];
+    /* A SYN and its SYN-ACK are no connection: the SYN may come from an address that never answers. */
+    return value->tcp_flags[AEGIS_EGRESS] & value->tcp_flags[AEGIS_INGRESS] & AEGIS_TCP_ACK
+               ? sweep->idle[AEGIS_IDLE_TCP_ESTABLISHED]
+               : sweep->idle[AEGIS_IDLE_TCP_OPENING];
 }
 
 /* Copies an entry out; false when there is no room. */
@@ -57,20 +60,31 @@ static __always_inline bool aegis_sweep_tell(struct aegis_sweep *sweep, const st
 }
 
 /* Moves the counts of a retired entry to the total, tells them and deletes it. One run of a program, so that
- * whoever kills the agent, the counts are in the entry or in the total. */
+ * whoever kills the agent, the counts are in the entry or in the total. Deleting comes first and may be
+ * refused (a busy bucket, or another sweep was there); then this sweep has told nothing, and an entry that is
+ * still there is the next one's. */
 static __always_inline bool aegis_sweep_reap(struct aegis_sweep *sweep, const struct aegis_flow_key *key,
                                              const struct aegis_flow_value *value)
 {
     __u32 index = AEGIS_TOTAL_REAPED;
     struct aegis_packet_counter *total = bpf_map_lookup_elem(&aegis_packet_totals, &index);
+    struct aegis_packet_counter counts;
 
+    /* Once deleted, the memory may be another flow's. */
+    counts.packets[0] = value->packets[0];
+    counts.packets[1] = value->packets[1];
+    counts.bytes[0] = value->bytes[0];
+    counts.bytes[1] = value->bytes[1];
     if (!total || !aegis_sweep_row(sweep, key, value))
         return false;
-    __sync_fetch_and_add(&total->packets[0], value->packets[0]);
-    __sync_fetch_and_add(&total->packets[1], value->packets[1]);
-    __sync_fetch_and_add(&total->bytes[0], value->bytes[0]);
-    __sync_fetch_and_add(&total->bytes[1], value->bytes[1]);
-    bpf_map_delete_elem(&aegis_flows, key);
+    if (bpf_map_delete_elem(&aegis_flows, key)) {
+        sweep->rows--;
+        return true;
+    }
+    __sync_fetch_and_add(&total->packets[0], counts.packets[0]);
+    __sync_fetch_and_add(&total->packets[1], counts.packets[1]);
+    __sync_fetch_and_add(&total->bytes[0], counts.bytes[0]);
+    __sync_fetch_and_add(&total->bytes[1], counts.bytes[1]);
     return true;
 }
 

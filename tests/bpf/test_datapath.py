@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import os
 import random
 import secrets
@@ -12,12 +13,13 @@ from pathlib import Path
 
 import pytest
 
-from aegis.errors import AbiMismatch, FeatureUnsupported, LoadRejected
+from aegis.errors import AbiMismatch, AttachFailed, FeatureUnsupported, LoadRejected
 from aegis.host.rtnetlink import RouteSocket
 from aegis.kernel import tc
 from aegis.kernel.constants import Constants
 from aegis.kernel.datapath import CORE, Datapath, Plan, link_name, uninstall
 from aegis.kernel.filters import list_filters
+from aegis.kernel.links import Link
 from aegis.kernel.maps import Map
 from aegis.kernel.object import BpfObject
 from aegis.kernel.pins import FRESH, PinDirectory
@@ -124,9 +126,9 @@ def test_an_interface_that_is_gone_and_one_no_longer_wanted(world: World) -> Non
         second = netlink.link("aegis1").index
         path = install(world, interfaces=[world.a.index, second])
         assert path.interfaces() == {world.a.index, second}
-        assert path.gone() == frozenset()
+        assert path.in_place()
         netlink.delete("aegis1")
-        assert path.gone() == {second}
+        assert not path.in_place()
         path.close()
         path = install(world, interfaces=[world.a.index, second])
         assert path.interfaces() == {world.a.index}
@@ -150,6 +152,91 @@ def test_an_interface_can_come_and_go(world: World, way: Way) -> None:
         path.remove_interface(world.a.index)
     send(world, 13)
     assert counted(path) == 11
+    clean(world, path)
+
+
+@BOTH
+def test_a_hook_that_is_taken_off_is_seen_and_put_back(world: World, way: Way) -> None:
+    path = install(world, way)
+    links = world.bpffs / "aegis" / "v1" / "links"
+    with world.a.entered():
+        assert path.in_place()
+        assert path.mend() == ()
+        if way == "tcx":
+            name = link_name(world.a.index, Direction.EGRESS)
+            with Link.from_pin(links / name) as link:
+                link.detach()
+        else:
+            tc.ClsactFilter(world.a.index, Direction.EGRESS, made_qdisc=False).detach()
+        assert not path.in_place()
+        send(world, 7)
+        (mended,) = path.mend()
+        assert (mended.part, mended.error) == (f"egress of interface {world.a.index}", None)
+        assert path.in_place()
+    send(world, 11)
+    assert counted(path) == 11
+    with world.a.entered():
+        path.close()
+    path = install(world, way)
+    assert path.adopted
+    send(world, 13)
+    assert counted(path) == 24
+    clean(world, path)
+
+
+@pytest.mark.require("tcx", "cgroup")
+def test_a_pin_that_is_removed_and_an_owner_hook_taken_off_are_put_back(world: World) -> None:
+    path = install(world)
+    links = world.bpffs / "aegis" / "v1" / "links"
+    names = {link_name(world.a.index, Direction.EGRESS), "cgroup-probe_sock_create"}
+    with world.a.entered():
+        for name in names:
+            (links / name).unlink()
+        assert not path.in_place()
+        assert [each.error for each in path.mend()] == [None, None]
+        assert path.in_place()
+        assert names <= PinDirectory(world.bpffs / "aegis").link_names()
+        assert len(tc.tcx_program_ids(world.a.index, Direction.EGRESS)) == 1
+        with Link.from_pin(links / "cgroup-probe_sock_create") as link:
+            link.detach()
+        assert not path.in_place()
+        assert [each.part for each in path.mend()] == ["cgroup-probe_sock_create"]
+        assert path.in_place()
+    clean(world, path)
+
+
+@BOTH
+def test_interfaces_that_cannot_be_known_are_those_of_before(world: World, way: Way) -> None:
+    with world.a.entered():
+        install(world, way).close()
+    path = install(world, way, interfaces=None)
+    assert path.interfaces() == {world.a.index}
+    send(world, 7)
+    assert counted(path) == 7
+    clean(world, path)
+
+
+@BOTH
+def test_where_the_new_programs_are_refused_the_old_ones_stay(
+    world: World, way: Way, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with world.a.entered():
+        install(world, way).close()
+
+    def refused(*_: object) -> None:
+        raise AttachFailed("attach", "program", errno.EPERM)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Datapath, "_attach_packet", refused)
+        path = install(world, way)
+    assert [each.part for each in path.missing] == [f"interface {world.a.index}"]
+    assert path.interfaces() == frozenset()
+    send(world, 7)
+    assert counted(path) == 7
+    with world.a.entered():
+        path.add_interface(world.a.index)
+    send(world, 7)
+    assert counted(path) == 14
     clean(world, path)
 
 

@@ -104,3 +104,19 @@ def test_enforcement_outlives_the_agent_and_is_adopted(world: World, way: Way, t
             assert enforcer.remove("p").generation == 2
             assert ports.reached(2) == (2, 2)
         assert ports.reached() == (1, 1)
+
+
+def test_a_removed_pin_of_the_images_denies_nothing_that_is_allowed(
+    world: World, way: Way, tmp_path: Path
+) -> None:
+    """The state word's pin is left and names a slot of a table that is new and empty."""
+    with contextlib.ExitStack() as stack:
+        ports = Ports(world, stack)
+        with agent(world, way, tmp_path) as (enforcer, _):
+            enforcer.apply(POLICY)
+        (pin,) = (world.bpffs / "agent").rglob("aegis_images")
+        pin.unlink()
+        with agent(world, way, tmp_path, last=True) as (enforcer, path):
+            assert path.adopted
+            assert (enforcer.state().state, enforcer.state().generation) == ("enforcing", 2)
+            assert ports.reached(3) == (0, 3)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -18,12 +20,14 @@ from aegis.errors import (
 )
 from aegis.kernel import abi, policy_slots
 from aegis.kernel.enforcer import Enforcer
-from aegis.kernel.policy_image import CompiledImage
+from aegis.kernel.library import open_library
+from aegis.kernel.policy_image import CompiledImage, compile_policies
 from aegis.kernel.policy_slots import PolicySlots
 from aegis.kernel.policy_store import PolicyStore
 from aegis.model.flow import Verdict
 from aegis.model.net import Direction, address_bytes
-from aegis.model.policy import Mode, Packet, Probe
+from aegis.model.policy import Mode, Packet, PolicySet, Probe
+from aegis.model.policy_document import parse_document
 from tests.support.policy_kernel import KernelJudge
 
 pytestmark = pytest.mark.require("bpf", "root")
@@ -251,6 +255,122 @@ def test_a_full_disk_leaves_the_policy_that_was(
         enforcer.apply(document("telnet", 24))
     assert verdicts(kernel, 23, 24) == [DENY, ALLOW]
     assert enforcer.state().generation == 1
+
+
+def _refuses(*_: object, **__: object) -> None:
+    raise StorageError("committed.json: No space left on device")
+
+
+def test_a_set_that_cannot_be_committed_is_in_force_and_not_durable(
+    kernel: KernelJudge, agent: Callable[[], Enforcer], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    enforcer = agent()
+    enforcer.apply(document("telnet", 23))
+    with monkeypatch.context() as patch:
+        patch.setattr(PolicyStore, "commit", _refuses)
+        assert enforcer.apply(document("telnet", 24)).generation == 2
+        assert verdicts(kernel, 23, 24) == [ALLOW, DENY]
+        _expect_not_durable(enforcer)
+        enforcer = agent()
+        _expect_not_durable(enforcer)
+        with pytest.raises(StorageError, match="No space left"):
+            enforcer.apply(document("telnet", 25))  # would take the place of the only record of generation 2
+        assert verdicts(kernel, 23, 24, 25) == [ALLOW, DENY, ALLOW]
+    state = enforcer.state()
+    assert (state.state, state.reason, state.durable) == ("enforcing", None, True)
+    with (
+        KernelJudge() as booted,
+        contextlib.closing(Enforcer(tmp_path, PolicySlots.of(booted.object))) as later,
+    ):
+        later.start()
+        assert verdicts(booted, 23, 24) == [ALLOW, DENY]
+
+
+def _expect_not_durable(enforcer: Enforcer) -> None:
+    state = enforcer.state()
+    assert (state.state, state.generation, state.durable) == ("enforcing", 2, False)
+    assert "No space left" in (state.reason or "")
+    assert enforcer.explain(_probe(24)).verdict is DENY
+
+
+def test_a_record_that_is_lost_meanwhile_is_written_again(
+    agent: Callable[[], Enforcer], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    enforcer = agent()
+    with monkeypatch.context() as patch:
+        patch.setattr(PolicyStore, "commit", _refuses)
+        enforcer.apply(document("telnet", 23))
+    (tmp_path / "policy" / "next.json").unlink()
+    assert enforcer.state().durable
+    assert agent().state().state == "enforcing"
+
+
+def test_a_failed_switch_keeps_the_record_of_what_was_not_committed(
+    kernel: KernelJudge, agent: Callable[[], Enforcer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    enforcer = agent()
+    enforcer.apply(document("telnet", 23))
+    with monkeypatch.context() as patch:
+        patch.setattr(PolicyStore, "commit", _refuses)
+        enforcer.apply(document("telnet", 24))
+    with monkeypatch.context() as patch:
+        patch.setattr(PolicySlots, "_filled", _dies)
+        with pytest.raises(SystemExit):
+            enforcer.apply(document("telnet", 25))
+    after = agent()
+    assert (after.state().state, after.state().generation) == ("enforcing", 2)
+    assert after.explain(_probe(24)).verdict is DENY
+    assert verdicts(kernel, 23, 24, 25) == [ALLOW, DENY, ALLOW]
+
+
+def test_an_interrupt_behind_the_store_leaves_the_record(
+    agent: Callable[[], Enforcer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    enforcer = agent()
+    enforcer.apply(document("telnet", 23))
+    with monkeypatch.context() as patch:
+        patch.setattr(PolicySlots, "_free", _dies)
+        with pytest.raises(SystemExit):
+            enforcer.apply(document("telnet", 24))
+    after = agent()
+    assert (after.state().state, after.state().generation) == ("enforcing", 2)
+    assert after.explain(_probe(24)).verdict is DENY
+
+
+@pytest.mark.parametrize("instead", [None, 80])
+def test_a_state_word_without_its_image_is_not_taken_over(
+    kernel: KernelJudge, agent: Callable[[], Enforcer], instead: int | None
+) -> None:
+    """As when only the pin of the images was removed; or another one's image is in the slot."""
+    agent().apply(document("telnet", 23))
+    before = kernel.slots.position()
+    images, slot = kernel.object.map("aegis_images"), before.slot.to_bytes(4, "little")
+    if instead is None:
+        images.delete(slot)
+        assert verdicts(kernel, 23, 24) == [DENY, DENY]
+    else:
+        other = compile_policies(PolicySet().with_policy(parse_document(document("telnet", instead))))
+        with contextlib.closing(kernel.slots._filled(other)) as inner:
+            images.update(slot, inner.fd.to_bytes(4, "little"))
+        assert verdicts(kernel, 23, instead) == [ALLOW, DENY]
+    enforcer = agent()
+    assert (enforcer.state().state, enforcer.state().generation) == ("enforcing", 2)
+    assert verdicts(kernel, 23, 24, 80) == [DENY, ALLOW, ALLOW]
+
+
+def test_an_image_that_may_not_be_read_is_taken_over(
+    kernel: KernelJudge, agent: Callable[[], Enforcer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without CAP_SYS_ADMIN; that the slot is empty is seen all the same."""
+    agent().apply(document("telnet", 23))
+    ffi, _ = open_library()
+    image = compile_policies(PolicySet())
+    with monkeypatch.context() as patch:
+        refusing = SimpleNamespace(bpf_map_get_fd_by_id=lambda _: -errno.EPERM)
+        patch.setattr(policy_slots, "open_library", lambda: (ffi, refusing))
+        assert kernel.slots.holds(image)
+        kernel.object.map("aegis_images").delete(kernel.slots.position().slot.to_bytes(4, "little"))
+        assert not kernel.slots.holds(image)
 
 
 def test_an_image_that_reads_back_otherwise_is_not_switched_to(

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import struct
+import threading
 
 import pytest
 
 from aegis._native.flowtable import FlowTable
+from aegis.errors import MapAccessFailed
 from aegis.kernel import abi
+from aegis.kernel import flows as module
 from aegis.kernel.flows import KEYS_A_SWEEP, ROW_BYTES, ROWS_A_SWEEP, FlowReader, IdleRules
 from tests.support import packets as p
 from tests.support.flows import EGRESS, INGRESS, Table, open_table
@@ -67,13 +70,16 @@ def test_each_flow_ends_by_its_own_rule() -> None:
         table.send(EGRESS, out(p.TCP, p.tcp(1, 80, p.SYN)))  # opening
         table.send(EGRESS, out(p.TCP, p.tcp(2, 80, p.SYN)))  # established
         table.send(INGRESS, back(p.TCP, p.tcp(80, 2, p.SYN | p.ACK)))
+        table.send(EGRESS, out(p.TCP, p.tcp(2, 80, p.ACK)))
         table.send(EGRESS, out(p.TCP, p.tcp(3, 80, p.SYN)))  # reset
         table.send(INGRESS, back(p.TCP, p.tcp(80, 3, p.RST | p.ACK)))
         table.send(EGRESS, out(p.TCP, p.tcp(4, 80, p.FIN | p.ACK)))  # closing
         table.send(EGRESS, out(p.UDP, p.udp(5, 53)))  # new
         table.send(EGRESS, out(p.UDP, p.udp(6, 53)))  # established
         table.send(INGRESS, back(p.UDP, p.udp(53, 6)))
-        ends = {1: 200, 2: 1000, 3: 50, 4: 50, 5: 100, 6: 400}
+        table.send(INGRESS, back(p.TCP, p.tcp(7, 22, p.SYN)))  # half open, as in a flood of forged SYNs
+        table.send(EGRESS, out(p.TCP, p.tcp(22, 7, p.SYN | p.ACK)))
+        ends = {1: 200, 2: 1000, 3: 50, 4: 50, 5: 100, 6: 400, 22: 200}
         gone: dict[int, int] = {}
         for after in range(0, 1001, 25):
             clock.seconds = 10_000 + after
@@ -109,6 +115,7 @@ def test_a_nearly_full_table_ends_unanswered_flows_sooner() -> None:
     with open_table(flows=flows, clock=clock) as table:
         table.send(EGRESS, out(p.TCP, p.tcp(9, 80, p.SYN)))
         table.send(INGRESS, back(p.TCP, p.tcp(80, 9, p.SYN | p.ACK)))
+        table.send(EGRESS, out(p.TCP, p.tcp(9, 80, p.ACK)))
         for port in range(1, 49):
             table.send(EGRESS, out(p.TCP, p.tcp(40_000 + port, 80, p.SYN)))
         clock.seconds += RULES.tcp_opening // 10
@@ -136,3 +143,55 @@ def test_packets_that_meet_a_retired_entry() -> None:
         (row,) = table.changed()
         assert (row.packets_egress, row.marks) == (1, abi.enum("aegis_flow_mark")["AEGIS_MARK_EGRESS"])
         assert table.reader.totals().balanced()
+
+
+def test_an_entry_that_is_already_gone_is_not_counted_again() -> None:
+    """Two sweeps at once, so that deletions of each fail: every entry is in the total once."""
+    number = 16_384
+    with open_table("probe_flow", flows=32_768) as table:
+        for turn in range(1, 6):
+            rotate(table, number, number)
+            assert table.reader.retire(IdleRules(datagram_new=0)) == number
+            table.reader.wait()
+            start = threading.Barrier(2)
+
+            def collect(start: threading.Barrier = start) -> None:
+                start.wait()
+                table.reader.collect()
+
+            threads = [threading.Thread(target=collect) for _ in range(2)]
+            for each in threads:
+                each.start()
+            for each in threads:
+                each.join()
+            assert table.reader.live() == 0
+            assert table.term("reaped")[0] == turn * number
+        assert table.reader.totals().balanced()
+
+
+def test_flows_end_where_membarrier_has_no_grace_period(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on hosts with nohz_full: the command is not offered and answers EINVAL."""
+    monkeypatch.setattr(module, "_membarrier", lambda command: -1 if command else 0)
+    with open_table() as table:
+        table.send(EGRESS, out(p.UDP, p.udp(5, 53)))
+        assert len(table.reader.reap(IdleRules(datagram_new=0))) == ROW_BYTES
+        assert table.reader.live() == 0
+        assert table.reader.totals().balanced()
+
+
+def test_nothing_is_marked_without_a_grace_period(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused() -> None:
+        raise MapAccessFailed("create map", "aegis_grace", 1)
+
+    monkeypatch.setattr(module, "_membarrier", lambda command: -1)
+    monkeypatch.setattr(module, "_map_of_maps", refused)
+    with open_table() as table:
+        packet = out(p.UDP, p.udp(5, 53))
+        table.send(EGRESS, packet)
+        for _ in range(2):
+            with pytest.raises(MapAccessFailed):
+                table.reader.reap(IdleRules(datagram_new=0))
+        table.send(EGRESS, packet)
+        (row,) = table.changed()
+        assert row.packets_egress == 2
+        assert table.term("retired") == (0, 0, 0, 0)

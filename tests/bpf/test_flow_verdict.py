@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from aegis.kernel import abi
+from aegis.kernel.flows import IdleRules
 from tests.support import packets as p
 from tests.support.flows import DROPPED, EGRESS, INGRESS, PASSED, Table, open_table
 
@@ -140,13 +141,83 @@ def test_a_forged_syn_cuts_nothing(table: Table) -> None:
     assert table.send(EGRESS, out(p.TCP, p.tcp(40001, 80, p.ACK))) == PASSED
 
 
-def test_the_new_side_of_reused_ports_is_the_initiator(table: Table) -> None:
+def test_only_this_host_says_who_reuses_the_ports(table: Table) -> None:
+    """Its own SYN does; a peer's SYN passes without becoming the flow's."""
     table.apply()
-    table.send(EGRESS, out(p.TCP, p.tcp(40001, 40002, p.SYN)))
-    table.send(INGRESS, back(p.TCP, p.tcp(40002, 40001, p.RST | p.ACK)))
-    table.send(INGRESS, back(p.TCP, p.tcp(40002, 40001, p.SYN)))
+    assert table.send(INGRESS, back(p.TCP, p.tcp(40002, 40001, p.SYN))) == PASSED
+    assert table.send(EGRESS, out(p.TCP, p.tcp(40001, 40002, p.RST | p.ACK))) == PASSED
     (row,) = table.changed()
-    assert (row.initiator, row.state) == (abi.INGRESS, abi.FLOW_NEW)
+    assert (row.initiator, row.state) == (abi.INGRESS, abi.FLOW_CLOSED)
+    assert table.send(EGRESS, out(p.TCP, p.tcp(40001, 40002, p.SYN))) == PASSED
+    (row,) = table.changed()
+    assert (row.initiator, row.state) == (abi.EGRESS, abi.FLOW_NEW)
+    assert table.send(INGRESS, back(p.TCP, p.tcp(40002, 40001, p.RST | p.ACK))) == PASSED
+    assert table.send(INGRESS, back(p.TCP, p.tcp(40002, 40001, p.SYN))) == PASSED
+    (row,) = table.changed()
+    assert row.initiator == abi.EGRESS
+
+
+@pytest.mark.parametrize("flags", [p.ACK, p.RST, p.RST | p.ACK, p.FIN | p.ACK, p.SYN])
+def test_a_peer_does_not_take_over_a_cut_connection(table: Table, flags: int) -> None:
+    """Its SYN may pass, but the host's answer is not one to a connection of the peer's."""
+    table.apply()
+    assert table.send(EGRESS, out(p.TCP, p.tcp(40001, 4444, p.SYN))) == PASSED
+    assert table.send(INGRESS, back(p.TCP, p.tcp(4444, 40001, p.SYN | p.ACK))) == PASSED
+    assert table.send(EGRESS, out(p.TCP, p.tcp(40001, 4444, p.ACK))) == PASSED
+    for _ in range(2):  # under a later policy too
+        table.apply(deny("egressDeny"))
+        table.send(INGRESS, back(p.TCP, p.tcp(4444, 40001, flags)))
+        assert table.send(INGRESS, back(p.TCP, p.tcp(4444, 40001, p.SYN))) == PASSED
+        assert table.send(EGRESS, out(p.TCP, p.tcp(40001, 4444, p.ACK))) == DROPPED
+        assert table.send(INGRESS, back(p.TCP, p.tcp(4444, 40001, p.PSH | p.ACK))) == DROPPED
+        assert table.send(EGRESS, out(p.TCP, p.tcp(40001, 4444, p.PSH | p.ACK))) == DROPPED
+    (row,) = table.changed()
+    assert (row.initiator, row.verdict, row.state) == (abi.EGRESS, abi.VERDICT_DENY, abi.FLOW_ESTABLISHED)
+
+
+@pytest.mark.parametrize("first", ["ours", "theirs"])
+@pytest.mark.parametrize("reset", [False, True])
+def test_opening_from_both_sides_at_once_passes_no_denial(table: Table, first: str, reset: bool) -> None:
+    """The peer's SYN is allowed and meets ours, which is denied: the host's SYN-ACK is no listener's."""
+    table.apply(deny("egressDeny"))
+    if first == "theirs":  # nobody is there yet
+        assert table.send(INGRESS, back(p.TCP, p.tcp(4444, 40001, p.SYN))) == PASSED
+        assert table.send(EGRESS, out(p.TCP, p.tcp(40001, 4444, p.RST | p.ACK))) == PASSED
+    for _ in range(2):
+        assert table.send(EGRESS, out(p.TCP, p.tcp(40001, 4444, p.SYN))) == DROPPED
+        if reset:
+            table.send(INGRESS, back(p.TCP, p.tcp(4444, 40001, p.RST | p.ACK)))
+        assert table.send(INGRESS, back(p.TCP, p.tcp(4444, 40001, p.SYN))) == PASSED
+        for _ in range(2):
+            assert table.send(EGRESS, out(p.TCP, p.tcp(40001, 4444, p.SYN | p.ACK))) == DROPPED
+        assert table.send(INGRESS, back(p.TCP, p.tcp(4444, 40001, p.SYN | p.ACK))) == DROPPED
+        assert table.send(EGRESS, out(p.TCP, p.tcp(40001, 4444, p.PSH | p.ACK))) == DROPPED
+
+
+def test_the_answer_to_a_syn_makes_the_peer_the_initiator(table: Table) -> None:
+    """A stray ACK made the entry look like a connection of this host; what the host sends says otherwise."""
+    table.apply(deny("egressDeny"))
+    assert table.send(INGRESS, back(p.TCP, p.tcp(80, 50000, p.ACK))) == DROPPED
+    assert table.send(INGRESS, back(p.TCP, p.tcp(80, 50000, p.SYN))) == PASSED
+    assert table.send(EGRESS, out(p.TCP, p.tcp(50000, 80, p.SYN | p.ACK))) == PASSED
+    (row,) = table.changed()
+    assert (row.initiator, row.verdict, row.state) == (abi.INGRESS, abi.VERDICT_ALLOW, abi.FLOW_ESTABLISHED)
+    assert table.send(INGRESS, back(p.TCP, p.tcp(80, 50000, p.ACK))) == PASSED
+    table.apply(deny("egressDeny"))
+    assert table.send(EGRESS, out(p.TCP, p.tcp(50000, 80, p.PSH | p.ACK))) == PASSED
+
+
+def test_what_meets_a_retired_entry_is_judged_by_its_own_direction(table: Table) -> None:
+    table.apply(deny("ingressDeny"))
+    assert table.send(EGRESS, out(p.TCP, p.tcp(40001, 40002, p.SYN))) == PASSED
+    assert table.send(INGRESS, back(p.UDP, p.udp(53, 40003))) == DROPPED
+    assert table.reader.retire(IdleRules(tcp_opening=0, datagram_new=0)) == 2
+    assert table.send(INGRESS, back(p.TCP, p.tcp(40002, 40001, p.SYN | p.ACK))) == PASSED
+    assert table.send(INGRESS, back(p.TCP, p.tcp(40002, 40001, p.SYN))) == DROPPED
+    assert table.send(INGRESS, back(p.UDP, p.udp(53, 40003))) == DROPPED
+    assert table.send(EGRESS, out(p.UDP, p.udp(40003, 53))) == PASSED
+    assert table.term("retired")[:2] == (1, 3)
+    assert table.reader.totals().balanced()
 
 
 @pytest.mark.parametrize("protocol", [p.UDP, p.TCP])
@@ -196,6 +267,53 @@ def test_errors_follow_the_quoted_flow(table: Table) -> None:
     assert table.send(EGRESS, out(p.UDP, p.udp(40001, 25))) == PASSED
     assert table.send(INGRESS, error(23)) == DROPPED
     assert table.send(INGRESS, error(25)) == PASSED
+    assert table.reader.totals().balanced()
+
+
+@pytest.mark.parametrize("version", [4, 6])
+def test_quoting_a_flow_passes_no_denial(table: Table, version: int) -> None:
+    """An error is about a flow of an allowed peer, and from or to a denied one."""
+    here, there, other = (HERE, THERE, "10.8.0.3") if version == 4 else (HERE6, THERE6, "fd08::3")
+    bits, kind = (32, p.IPV4) if version == 4 else (128, p.IPV6)
+    build = p.ipv4 if version == 4 else p.ipv6
+    protocol, number = (p.ICMP, 11) if version == 4 else (p.ICMPV6, 3)
+    both = {
+        "mode": "enforce",
+        "egressDeny": [{"toCIDRSet": [{"cidr": f"{there}/{bits}"}]}],
+        "ingressDeny": [{"fromCIDRSet": [{"cidr": f"{there}/{bits}"}]}],
+    }
+    table.apply(both)
+    asked = build(here, other, p.UDP, p.udp(40001, 53))
+    answered = build(other, here, p.UDP, p.udp(53, 40001))
+    assert table.send(EGRESS, p.ethernet(kind, asked)) == PASSED
+    assert table.send(INGRESS, p.ethernet(kind, answered)) == PASSED
+    table.changed()
+
+    def error(source: str, destination: str, quoted: bytes) -> bytes:
+        return p.ethernet(
+            kind, build(source, destination, protocol, p.icmp(number, 0, 0, quoted + bytes(64)))
+        )
+
+    assert table.send(INGRESS, error(other, here, asked)) == PASSED
+    assert table.send(EGRESS, error(here, other, answered)) == PASSED
+    (row,) = table.changed()
+    assert (row.added_packets_ingress, row.added_packets_egress, row.dropped_packets) == (1, 1, 0)
+    assert table.send(INGRESS, error(there, here, asked)) == DROPPED
+    (row,) = table.changed()
+    assert (row.added_packets_ingress, row.dropped_packets, row.verdict) == (1, 1, abi.VERDICT_ALLOW)
+    assert table.send(EGRESS, error(here, there, answered)) == DROPPED
+    (row,) = table.changed()
+    assert (row.protocol, row.verdict) == (protocol, abi.VERDICT_DENY), (
+        "not to whom it is about: its own flow"
+    )
+    assert table.term("denied")[:2] == (1, 1)
+    assert table.send(INGRESS, error(other, there, asked)) == PASSED
+    (row,) = table.changed()
+    assert (row.protocol, row.verdict) == (protocol, abi.VERDICT_ALLOW)
+    both["mode"] = "observe"
+    table.apply(both)
+    assert table.send(INGRESS, error(there, here, asked)) == PASSED
+    assert table.term("audited")[:2] == (0, 1)
     assert table.reader.totals().balanced()
 
 

@@ -9,10 +9,11 @@ from collections.abc import Iterator
 import pytest
 
 from aegis._native.records import RecordBatch, decode
-from aegis.errors import FeatureUnsupported
+from aegis.errors import FeatureUnsupported, LoadRejected
 from aegis.kernel import abi
-from aegis.kernel.constants import Constants
+from aegis.kernel.constants import SECTION, Constants
 from aegis.kernel.hub import Hub, RecordTerms
+from aegis.kernel.library import open_library
 from aegis.kernel.object import BpfObject
 from aegis.kernel.sensors import SENSORS, SHARED
 
@@ -142,6 +143,87 @@ async def test_topics_get_their_own_kinds_from_one_ring(hub: Hub, listener: List
     ours = [record for topic, record in listener.records if topic == "socket" and record[11] == port]
     assert [record[0] for record in ours if record[0] == abi.KIND_CONNECT] == [abi.KIND_CONNECT]
     assert {topic for topic, _ in listener.records} <= {"process", "socket"}
+
+
+@pytest.fixture
+def loads(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, ...]]:
+    """The programs of every load, sorted, in order."""
+    seen: list[tuple[str, ...]] = []
+    real = BpfObject.load
+
+    def load(opened: BpfObject) -> None:
+        _, lib = open_library()
+        chosen = [name for name, each in opened.program_pointers() if lib.bpf_program__autoload(each)]
+        seen.append(tuple(sorted(chosen)))
+        real(opened)
+
+    monkeypatch.setattr(BpfObject, "load", load)
+    return seen
+
+
+OBSERVE = {each.topic: tuple(sorted(each.programs)) for each in SENSORS if each.object == "observe"}
+EVERY = tuple(sorted(name for programs in OBSERVE.values() for name in programs))
+
+
+def test_the_object_is_loaded_once_for_all_topics(hub: Hub, loads: list[tuple[str, ...]]) -> None:
+    for topic in OBSERVE:
+        hub.wanted(topic)
+    assert loads == [EVERY]
+    objects = {id(each.object) for each in hub._sensors.values()}
+    assert len(objects) == 1
+    hub.unwanted("socket")
+    hub.wanted("socket")
+    assert loads == [EVERY, OBSERVE["socket"]], "nothing that the programs noted before is met again"
+    opened = hub._sensors["process"].object
+    assert opened is not None
+    for topic in OBSERVE:
+        hub.unwanted(topic)
+    assert opened.maps() == (), "unloaded with the last topic"
+    hub.wanted("cgroup")
+    assert loads[2:] == [EVERY]
+
+
+async def test_one_refused_program_takes_only_its_topic_along(
+    hub: Hub, listener: Listener, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = BpfObject.load
+
+    def load(opened: BpfObject) -> None:
+        _, lib = open_library()
+        if any(
+            name == "tp_sock_state" and lib.bpf_program__autoload(each)
+            for name, each in opened.program_pointers()
+        ):
+            raise LoadRejected("load", "observe: tp_sock_state")
+        real(opened)
+
+    monkeypatch.setattr(BpfObject, "load", load)
+    hub.start(asyncio.get_running_loop())
+    hub.wanted("process")
+    with pytest.raises(LoadRejected):
+        hub.wanted("socket")
+    hub.wanted("cgroup")
+    assert hub.sensors() == ("process", "cgroup")
+    pids = await run(3)
+    await listener.until("process", abi.KIND_EXIT, pids)
+
+
+def test_a_ring_of_another_size_gets_constants_that_fit(listener: Listener) -> None:
+    """As after a restart with a smaller ring in the configuration: the pinned one stays."""
+    with BpfObject.open("core", constants=CONSTANTS, map_sizes={"aegis_ring": 1 << 21}, autoload=()) as core:
+        core.load()
+        hub = Hub(publish=listener.take, constants=CONSTANTS, map_sizes=SIZES, shared=core.maps())
+        try:
+            hub.wanted("cgroup")
+            opened = hub._sensors["cgroup"].object
+            assert opened is not None
+            stored = opened.map(SECTION).lookup(bytes(4))
+            assert stored is not None
+            constants = abi.unpack("aegis_constants", stored)
+            assert constants.ring_bytes == opened.map("aegis_ring").max_entries == 1 << 21
+            assert constants.ring_reserved_bytes == 1 << 18
+        finally:
+            hub.close()
 
 
 def test_a_topic_without_its_object_is_refused(hub: Hub) -> None:

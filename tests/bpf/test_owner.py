@@ -262,9 +262,14 @@ def test_passed_descriptor(world: World) -> None:
 def test_labels(world: World) -> None:
     """The kernel's own answers, what is forwarded, and a socket that nobody could label."""
     third = world.add_peer()
-    world.a.command("sysctl", "-q", "net.ipv4.ip_forward=1")
-    world.b.command("ip", "route", "add", "10.77.1.0/24", "via", world.a.v4)
-    third.command("ip", "route", "add", "10.77.0.0/24", "via", "10.77.1.1")
+    with world.a.entered():
+        Path("/proc/sys/net/ipv4/ip_forward").write_text("1")
+    for place, network, gateway in (
+        (world.b, "10.77.1.0/24", world.a.v4),
+        (third, "10.77.0.0/24", "10.77.1.1"),
+    ):
+        with place.netlink() as netlink:
+            netlink.add_route(network, place.interface, gateway)
     with watched(world) as reader:
         assert world.b.run(testers.icmp_echoes, world.b.v4, world.a.v4, PRIME, 31).done == PRIME
         refused = world.b.run(testers.tcp_connects, world.a.v4, 9, 1)

@@ -28,6 +28,35 @@ def test_one_directory_for_each_abi(world: World) -> None:
     pins.remove_all()
 
 
+def test_one_holder_at_a_time_and_nobody_else_can_open_the_lock(world: World) -> None:
+    world.bpffs.chmod(0o755)
+    (world.bpffs / "aegis" / f"v{abi.ABI_VERSION}").mkdir(parents=True)  # as an agent before made them
+    pins = PinDirectory(world.bpffs / "aegis")
+    held = pins.hold()
+    assert pins.root.stat().st_mode & 0o077 == 0
+    with pytest.raises(BlockingIOError):
+        PinDirectory(world.bpffs / "aegis").hold()
+    pins.clear()
+    with pytest.raises(BlockingIOError):
+        PinDirectory(world.bpffs / "aegis").hold()
+    pins.remove_all()
+    other = PinDirectory(world.bpffs / "aegis").hold()  # of a directory made anew
+    os.close(held)
+    with pytest.raises(BlockingIOError):
+        pins.hold()
+    os.close(other)
+    os.close(pins.hold())
+    pins.remove_all()
+
+
+def test_pins_of_another_user_are_refused(world: World) -> None:
+    (world.bpffs / "aegis").mkdir()
+    os.chown(world.bpffs / "aegis", 1234, 1234)
+    for act in (PinDirectory.make, PinDirectory.hold):
+        with pytest.raises(FeatureUnsupported, match="Permission denied"):
+            act(PinDirectory(world.bpffs / "aegis"))
+
+
 def test_what_is_in_the_parent_stays(world: World) -> None:
     (world.bpffs / "aegis" / "v0").mkdir(parents=True)
     pins = PinDirectory(world.bpffs / "aegis")

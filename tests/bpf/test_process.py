@@ -100,7 +100,7 @@ def test_forks_are_what_the_kernel_counts(sensor: Observed, copy: Path) -> None:
         mine = [record for record in forks if record[6] == os.getpid()]
         assert len(mine) == 101
         surplus.append(counted - len(forks))
-    assert min(surplus) == 0, f"the kernel counted more forks in every round: {surplus}"
+    assert 0 in surplus, f"in no round the kernel counted what was told: {surplus}"
 
 
 @pytest.mark.parametrize(

@@ -1,9 +1,11 @@
 from __future__ import annotations
 
 import errno
+import os
 import socket
 import struct
 from collections.abc import Iterator
+from types import SimpleNamespace
 
 import pytest
 
@@ -11,8 +13,9 @@ from aegis.errors import AttachFailed
 from aegis.host.rtnetlink import RouteSocket
 from aegis.kernel import tc
 from aegis.kernel.filters import list_filters
+from aegis.kernel.library import checked, open_library
 from aegis.kernel.links import Link
-from aegis.kernel.object import BpfObject
+from aegis.kernel.object import BpfObject, Program
 from aegis.kernel.tc import ClsactFilter, Direction, Way
 from tests.support.world import World
 
@@ -99,6 +102,110 @@ def test_a_clsact_filter_outlives_the_object_and_is_replaced_in_place(probe: Bpf
         second.detach()
         assert second.program_id() == 0
         assert tc.destroy_clsact(world.a.index)
+
+
+FINAL = (0xB7 | 0 << 32, 0x95)  # r0 = TC_ACT_OK; exit: the packet goes on, and no later program sees it
+
+
+@pytest.fixture
+def accepting() -> Iterator[Program]:
+    """A foreign program that accepts every packet."""
+    ffi, lib = open_library()
+    kind = lib.BPF_PROG_TYPE_SCHED_CLS
+    fd = lib.aegis_prog_load(
+        kind, 0, b"accepting", ffi.new("unsigned long long[]", FINAL), len(FINAL), 0, ffi.NULL, 0
+    )
+    assert fd >= 0
+    program = object.__new__(Program)
+    program.name, program.section, program.type, program.attach_type, program.fd = (
+        "accepting",
+        "tc",
+        kind,
+        0,
+        fd,
+    )
+    yield program
+    os.close(fd)
+
+
+@pytest.mark.require("tcx")
+@pytest.mark.parametrize("direction", list(Direction))
+def test_a_program_that_was_there_first_does_not_hide_packets(
+    probe: BpfObject, accepting: Program, world: World, direction: Direction
+) -> None:
+    ours = probe.program("probe_tc_count")
+    known = frozenset({ours.info().id})
+    with world.a.entered():
+        index = world.a.index
+        with attach_last(accepting, index, direction), tc.attach_tcx(ours, index, direction):
+            assert tc.tcx_program_ids(index, direction) == (ours.info().id, accepting.info().id)
+            assert tc.programs_before(index, known) == ()
+            exchange(world, 11)
+            assert counted(probe) == 11
+
+
+@pytest.mark.require("tcx")
+def test_a_kernel_that_refuses_the_place_gets_the_program_at_the_end(
+    probe: BpfObject, accepting: Program, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ffi, lib = open_library()
+    refusing = SimpleNamespace(
+        aegis_link_create_first=lambda *_: -errno.EINVAL,
+        aegis_link_create=lib.aegis_link_create,
+        aegis_prog_query=lib.aegis_prog_query,
+        BPF_TCX_EGRESS_=lib.BPF_TCX_EGRESS_,
+    )
+    ours, direction = probe.program("probe_tc_count"), Direction.EGRESS
+    with world.a.entered(), attach_last(accepting, world.a.index, direction):
+        with monkeypatch.context() as patch:
+            patch.setattr(tc, "open_library", lambda: (ffi, refusing))
+            link = tc.attach_tcx(ours, world.a.index, direction)
+        with link:
+            order = (accepting.info().id, ours.info().id)
+            assert tc.tcx_program_ids(world.a.index, direction) == order
+
+
+@BOTH
+def test_a_program_that_comes_before_ours_is_told(
+    probe: BpfObject, accepting: Program, world: World, way: Way
+) -> None:
+    ours, theirs = probe.program("probe_tc_count"), accepting.info().id
+    known = frozenset({ours.info().id})
+    with world.a.entered():
+        index = world.a.index
+        assert tc.programs_before(index, known) == ()
+        hook = tc.attach(ours, index, Direction.EGRESS, prefer=way)
+        if way == "tcx":
+            foreign = tc.attach_tcx(accepting, index, Direction.EGRESS)
+        else:
+            foreign = attach_last(accepting, index, Direction.EGRESS)  # all of tcx is before all of clsact
+        with foreign:
+            (found,) = tc.programs_before(index, known)
+            assert (found.direction, found.program_id, found.name) == (Direction.EGRESS, theirs, "accepting")
+            exchange(world, 7)
+            assert counted(probe) == 0
+        assert tc.programs_before(index, known) == ()
+        hook.detach()
+        hook.close()
+
+
+def attach_last(program: Program, ifindex: int, direction: Direction) -> Link:
+    """As anyone attaches who asks for no place."""
+    _, lib = open_library()
+    kind = lib.BPF_TCX_EGRESS_ if direction is Direction.EGRESS else lib.BPF_TCX_INGRESS_
+    return Link(
+        checked(lib.aegis_link_create(program.fd, ifindex, kind), "attach", program.name), program.name
+    )
+
+
+def exchange(world: World, packets: int) -> None:
+    """As many packets out of a as into it."""
+    with world.a.socket(kind=socket.SOCK_DGRAM) as a, world.b.socket(kind=socket.SOCK_DGRAM) as b:
+        a.bind((world.a.v4, 0))  # bound, or each packet would be answered by an error
+        b.bind((world.b.v4, 0))
+        for _ in range(packets):
+            a.sendto(bytes(31), b.getsockname())
+            b.sendto(bytes(31), a.getsockname())
 
 
 @pytest.mark.require("tcx")

@@ -19,6 +19,7 @@ from websockets.sync.client import unix_connect
 
 from aegis.agent.control.verbs import VERBS
 from aegis.cli.client import AgentError
+from aegis.model.stamp import rfc3339
 from tests.support.agent import RunningAgent, running_agent
 from tests.support.awaiting import await_condition
 from tests.support.scale import scaled, seed
@@ -73,6 +74,7 @@ def test_every_object_has_the_four_keys_and_a_reason_for_each_null(agent: Runnin
             assert row["schema"].startswith("aegis.")
             assert (row["version"], row["time"][-1]) == (1, "Z")
             assert isinstance(row["time_ns"], int)
+            assert row["time"] == rfc3339(row["time_ns"])  # one instant
             absent(row, verb)
 
 
@@ -113,17 +115,19 @@ import json, os, sys
 sys.path[:0] = json.loads(sys.argv[1])
 from aegis.cli.client import AgentError, request
 os.setgroups([]); os.setgid(65534); os.setuid(65534)
-for verb, args in json.loads(sys.argv[3]):
+for name, verb, args in json.loads(sys.argv[3]):
     try:
         list(request(sys.argv[2], verb, args, timeout_s=20))
-        print(verb, "ok")
+        print(name, "ok")
     except AgentError as error:
-        print(verb, error.code)
+        print(name, error.code)
 """
-    verbs = [[verb.name, ARGUMENTS.get(verb.name, {})] for verb in VERBS]
+    verbs = [[verb.name, verb.name, ARGUMENTS.get(verb.name, {})] for verb in VERBS]
+    setting = {"name": "telemetry", "set": {"interval_s": 7}}
+    verbs.append(["modules.config-set", "modules.config", setting])
     command = [sys.executable, "-c", script, json.dumps(sys.path), agent.socket, json.dumps(verbs)]
     said = dict(line.split() for line in subprocess.check_output(command, text=True).splitlines())
-    assert said == dict.fromkeys([verb.name for verb in VERBS], "permission_denied")  # by the socket's mode
+    assert said == dict.fromkeys([name for name, _, _ in verbs], "permission_denied")  # by the socket's mode
     directories = [Path(agent.socket), *Path(agent.socket).parents]
     modes = {path: stat.S_IMODE(path.stat().st_mode) for path in directories if path != Path("/")}
     try:  # as a member of the group would come in
@@ -138,6 +142,48 @@ for verb, args in json.loads(sys.argv[3]):
             "permission_denied" if verb.changes else "policy_invalid" if verb.name == "policy.check" else "ok"
         )
         assert said[verb.name] == expected
+    assert not next(verb for verb in VERBS if verb.name == "modules.config").changes
+    assert said["modules.config-set"] == "permission_denied"
+
+
+def test_a_second_agent_leaves_the_socket_of_a_live_one_alone(world: World, agent: RunningAgent) -> None:
+    """The lock of the run directory decides, before anything is removed from it."""
+    before = os.stat(agent.socket)
+    (world.directory / "other").mkdir()
+    command = list(agent.command)
+    command[command.index("--state-dir") + 1] = str(world.directory / "other")
+    second = world.a.command(*command, check=False)
+    assert (second.returncode, "another agent uses it" in second.stderr) == (77, True)
+    after = os.stat(agent.socket)
+    assert (after.st_dev, after.st_ino) == (before.st_dev, before.st_ino)
+    assert agent.ask("status")
+
+
+NASTY: tuple[Any, ...] = (
+    *(None, True, -1, 10**30, -(10**30), 1.5, 1e308, "", "x", "\x00", "\u0666", "../..", "9" * 5000),
+    *("x" * 70_000, [], [[]], [1], [None], ["9" * 5000], {}, {"x": {}}, {"interval_s": 10**30}),
+    *({"interval_s": "9" * 5000}, {"interval_s": None}, {"": [[]]}, {"processes": [{}]}, {"enabled": 1}),
+)
+
+
+def test_arguments_of_every_kind_get_typed_errors(agent: RunningAgent) -> None:
+    """Whatever stands in an argument's place, no verb fails by an error of its own: that would be `aegis_error`."""
+    with connect(agent) as client:
+        for verb in VERBS:
+            given = ARGUMENTS.get(verb.name, {})
+            for name in (*verb.args, "nonsense"):
+                for value in NASTY:
+                    if (verb.name, name, value) == ("events", "follow", True):
+                        continue  # never ends
+                    client.send(json.dumps({"id": 1, "verb": verb.name, "args": given | {name: value}}))
+                    while "item" in (said := json.loads(client.recv(timeout=30))):
+                        pass
+                    code = said.get("error", {}).get("code")
+                    assert code != "aegis_error", (verb.name, name, repr(value)[:80], said)
+                    kind = verb.args.get(name)
+                    if kind is None or not isinstance(value, kind):
+                        assert code == "envelope_invalid", (verb.name, name, repr(value)[:80], said)
+    assert agent.ask("status")
 
 
 def garbage(dice: random.Random) -> str | bytes:

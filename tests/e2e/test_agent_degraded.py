@@ -105,8 +105,10 @@ def test_without_capabilities(world: World, dropped: tuple[str, ...]) -> None:
 
 def test_without_type_information(world: World) -> None:
     agent = RunningAgent(world, world.a, "agent", "", ())
-    script = 'mount -t tmpfs none /sys/kernel/btf && exec "$@"'
-    status, features = run(under(agent, "unshare", "-m", "/bin/sh", "-c", script, "sh"))
+    # unshare makes all mounts private by itself, beginning at /, which in a chroot is no mount.
+    script = 'mount --make-rprivate /sys && mount -t tmpfs none /sys/kernel/btf && exec "$@"'
+    command = ("unshare", "-m", "--propagation", "unchanged", "/bin/sh", "-c", script, "sh")
+    status, features = run(under(agent, *command))
     assert features["btf"]["state"] == "missing"
     assert features["btf"]["effect"]
     assert states(status)["telemetry"] == "running"

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -14,29 +15,32 @@ from tests.support import expect
 from tests.support.world import cgroup2_mount
 
 
-def leftovers() -> set[str]:
-    """What a demo could leave: cgroups, interfaces, pins and programs of ours attached to the machine."""
-    found = {str(path) for path in cgroup2_mount().glob("aegis-demo-*")}
-    found |= {str(path) for path in Path("/sys/fs/bpf").glob("aegis*")}
-    found |= {str(path) for path in Path("/tmp").glob("aegis-demo-*")}
-    return found | set(os.listdir("/sys/class/net"))
-
-
-def test_every_step_holds_and_nothing_is_left() -> None:
+def test_every_step_holds_and_nothing_is_left(tmp_path: Path) -> None:
+    """Two at the same time, so that neither takes the other's processes for its own."""
     expect.require("root", "bpf", "cgroup")
-    before = leftovers()
-    done = subprocess.run(
-        [sys.executable, "-m", "aegis.cli.main", "demo", "--json"],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=100,
-    )
-    steps = [json.loads(line) for line in done.stdout.splitlines()]
-    assert [step["step"] for step in steps] == [1, 2, 3, 4, 7], done.stderr
-    assert [step for step in steps if not step["ok"]] == []
-    assert done.returncode == 0
-    assert leftovers() == before
+    with ExitStack() as stack:
+        demos = []
+        for name in ("one", "other"):
+            (tmp_path / name).mkdir()
+            process = subprocess.Popen(
+                [sys.executable, "-m", "aegis.cli.main", "demo", "--json"],
+                env={**os.environ, "TMPDIR": str(tmp_path / name)},
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+            stack.enter_context(process)
+            stack.callback(process.kill)
+            demos.append(process)
+        for process in demos:
+            out, err = process.communicate(timeout=100)
+            steps = [json.loads(line) for line in out.splitlines()]
+            assert [step["step"] for step in steps] == [1, 2, 3, 4, 7], err
+            assert [step for step in steps if not step["ok"]] == []
+            assert process.returncode == 0
+            assert not (cgroup2_mount() / f"aegis-demo-{process.pid}").exists()
+    # All it makes besides is in namespaces of its own; a mount that stayed would keep its directory from going.
+    assert [list((tmp_path / name).iterdir()) for name in ("one", "other")] == [[], []]
 
 
 def test_without_root_it_names_what_is_missing() -> None:

@@ -5,6 +5,7 @@ The cases are made from the table of metrics, so a new metric without a judge fa
 
 from __future__ import annotations
 
+import itertools
 import socket
 import threading
 import time
@@ -21,9 +22,11 @@ from tests.support.agent import running_agent
 from tests.support.judges import JUDGES, within
 from tests.support.world import World
 
-# A judge takes its two readings some 100 us to 5 ms apart, and what it reads may go up and down in between. Numbers
-# that lie are wrong every time; a true one is seen between its readings within a few tries.
-TRIES = 40
+# A judge takes its two readings some 100 us to 5 ms apart, and what it reads may go up and down in between: on a busy
+# host a true number is seen outside of them now and then (measured: 1 in 15, the number of threads while programs start
+# all the time). So four of five readings must be right, of a few at first, and of many where those do not decide.
+FEW, MANY = 10, 40
+RIGHT = 0.8
 
 
 @pytest.fixture
@@ -60,18 +63,45 @@ def verdict(metric: Metric, take: Callable[[], dict[tuple[str, ...], Sample]]) -
     return wrong
 
 
+def mostly_right(look: Callable[[], list[str]]) -> list[str]:
+    """Nothing where enough looks found nothing wrong; else what the looks found."""
+    found: list[list[str]] = []
+    for count in (FEW, MANY):
+        found += [look() for _ in range(count - len(found))]
+        if sum(not wrong for wrong in found) >= RIGHT * count:
+            return []
+    return [
+        f"{sum(map(bool, found))} of {len(found)} readings are wrong",
+        *next(filter(None, reversed(found))),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("right", "passes"),
+    [
+        ("1", True),
+        ("11110", True),
+        ("0000111111", True),
+        ("10", False),
+        ("0", False),
+        ("0" * 39 + "1", False),
+    ],
+)
+def test_a_number_that_is_right_by_chance_does_not_pass(right: str, *, passes: bool) -> None:
+    looks = itertools.cycle(right)
+    if right == "0000111111":  # a busy moment at the start, and a quiet time after it
+        looks = itertools.chain(right, itertools.repeat("1"))
+    assert (mostly_right(lambda: [] if next(looks) == "1" else ["wrong"]) == []) is passes
+
+
 def test_every_metric_has_a_judge_and_every_judge_a_metric() -> None:
     assert set(JUDGES) == {metric.name for metric in METRICS}
 
 
 @pytest.mark.parametrize("metric", METRICS, ids=lambda metric: metric.name)
 def test_it_lies_between_two_readings(host: Host, metric: Metric) -> None:
-    wrong: list[str] = []
-    for _ in range(TRIES):
-        wrong = verdict(metric, lambda: read(host, metric))
-        if not wrong:
-            return
-    pytest.fail("\n".join(wrong))
+    wrong = mostly_right(lambda: verdict(metric, lambda: read(host, metric)))
+    assert not wrong, "\n".join(wrong)
 
 
 OPTIONS = "[modules.telemetry]\ninterval_s = 1.0\nslow_interval_s = 1.0\n"
@@ -99,6 +129,9 @@ def test_a_lie_is_caught(host: Host, metric: Metric) -> None:
             )
         return found
 
+    if not JUDGES[metric.name]():  # in a container or a chroot: no file system of a disk, for one
+        assert not read(host, metric), f"{metric.name} is reported, and its judge finds nothing to report"
+        pytest.skip(f"{metric.name}: this host has nothing of the kind, as its judge says too")
     assert read(host, metric), f"{metric.name} has no sample here"
     caught = sum(bool(verdict(metric, lie)) for _ in range(5))
     assert caught >= (5 if metric.name in STEADY else 3)
@@ -157,7 +190,7 @@ def test_the_agent_hands_out_what_it_measured(world: World) -> None:
         rows = agent.ask_until("samples", lambda found: len(found) > 100)
         after = process.memory_info().rss, process.num_threads()
     by_name = {row["name"]: row for row in rows if not row["labels"]}
-    assert {row["name"] for row in rows} == {metric.name for metric in METRICS}
+    assert {row["name"] for row in rows} == {name for name, find in JUDGES.items() if find()}
     assert min(before[0], after[0]) * 0.9 <= by_name["agent.rss"]["value"] <= max(before[0], after[0]) * 1.1
     assert by_name["memory.total"]["value"] == psutil.virtual_memory().total
     for row in rows:

@@ -218,3 +218,46 @@ def test_a_full_table_is_turned_over_without_leaving_memory() -> None:
     assert after - before < 4000
     assert table.evicted_live == 60_000 - 997
     assert len(table) == 997
+
+
+def numbers(rows: list[FlowRow]) -> list[int]:
+    return [int.from_bytes(each.remote, "big") for each in rows]
+
+
+def test_a_snapshot_is_of_its_instant_and_read_in_parts() -> None:
+    table = FlowTable(1000)
+    table.next_harvest()
+    table.ingest(b"".join(row(number, 1, owner=number // 2) for number in range(600)))
+    table.ingest(row(7, 2), reaped=True)
+    before = table.rows()
+    snapshot = table.snapshot()
+    table.next_harvest()
+    table.ingest(b"".join(row(number, 9) for number in range(900)))
+    assert len(snapshot) == 600
+    parts = [snapshot.part(start, 250) for start in range(0, 1000, 250)]
+    assert [len(part) for part in parts] == [250, 250, 100, 0]
+    assert [each for part in parts for each in part] == before
+    assert snapshot.part(-5, 1) == before[:1]
+    assert snapshot.part(0, -1) == []
+    assert FlowTable(1).snapshot().part(0, 5) == []
+
+
+def test_a_snapshot_of_the_last_has_those_seen_latest() -> None:
+    table = FlowTable(100)
+    table.next_harvest()
+    table.ingest(
+        row(1, epoch=50) + row(2, first_ns=51_500_000_000, epoch=51) + row(3, epoch=51) + row(4, epoch=9)
+    )
+    table.ingest(row(5, epoch=52), reaped=True)
+    assert numbers(table.snapshot(3).part(0, 9)) == [5, 2, 3]
+    assert numbers(table.snapshot(10**30).part(0, 9)) == [5, 2, 3, 1, 4]
+    assert len(table.snapshot(0)) == len(table.snapshot(-1)) == 0
+
+
+def test_owners_of_all_rows() -> None:
+    table = FlowTable(100)
+    assert table.owners() == set()
+    table.next_harvest()
+    table.ingest(row(1, owner=5) + row(2, owner=2**64 - 1) + row(3, owner=5))
+    table.ingest(row(4, owner=6), reaped=True)
+    assert table.owners() == {5, 6, 2**64 - 1}

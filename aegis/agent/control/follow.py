@@ -110,5 +110,7 @@ def _types(names: object) -> frozenset[str]:
     assert isinstance(names, list | tuple)
     unknown = [name for name in names if name not in TYPES]
     if unknown:
-        raise EnvelopeInvalid(f"events: unknown type {unknown[0]!r}", hint=f"types: {', '.join(TYPES)}")
+        raise EnvelopeInvalid(
+            f"events: unknown type {repr(unknown[0])[:80]}", hint=f"types: {', '.join(TYPES)}"
+        )
     return frozenset(names)

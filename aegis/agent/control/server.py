@@ -11,9 +11,13 @@ import contextlib
 import grp
 import logging
 import os
+import socket
+from asyncio import BaseTransport
+from typing import Any, cast
 
 from websockets.asyncio.server import Server, ServerConnection, unix_serve
 from websockets.exceptions import ConnectionClosed
+from websockets.protocol import State
 
 from aegis.agent.control import envelope
 from aegis.agent.control.peers import Peer, peer_of
@@ -23,7 +27,8 @@ from aegis.runtime.module import Log
 
 GROUP = "aegis"
 MAX_CONNECTIONS = 64
-KEPT_FOR_ROOT = 8  # of them
+OPENING = 16  # more that may be there and are no clients yet, or are being turned away
+KEPT_FOR_ROOT = 8  # of the clients, and of all that are there
 MAX_REQUESTS = 16  # of one connection at a time
 
 _quiet = logging.getLogger("aegis.control")  # the library's own words about clients that speak nonsense
@@ -41,20 +46,18 @@ class ControlServer:
         self._verbs = verbs
         self._log = log
         self._server: Server | None = None
+        self._there: set[ServerConnection] = set()  # every connection, from the kernel's accept to its end
         self._handlers: set[asyncio.Task[None]] = set()
 
     async def open(self) -> None:
         """Listen. Raises StorageError where the socket cannot be made."""
         try:
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(
-                    self.path
-                )  # of an agent that was killed: the run directory is locked, so nobody uses it
-            before = os.umask(0o177)
+            listener = self._bound()
             try:
                 self._server = await unix_serve(
                     self._serve,
-                    self.path,
+                    sock=listener,
+                    create_connection=self._connection,
                     compression=None,
                     max_size=envelope.MAX_REQUEST_BYTES,
                     max_queue=4,
@@ -64,14 +67,39 @@ class ControlServer:
                     server_header=None,
                     logger=_quiet,
                 )
+            except BaseException:
+                listener.close()
+                raise
+        except OSError as error:
+            text = error.strerror or str(error)  # a path too long for a socket has no errno
+            raise StorageError(f"{self.path}: {text}", hint="choose another --run-dir") from error
+
+    def _bound(self) -> socket.socket:
+        """The socket at its place with its mode, before anybody can connect.
+
+        The mask is the whole process's and modules start meanwhile: nothing is awaited while it is set.
+        """
+        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(self.path)  # of an agent that was killed: this one holds the run directory's lock
+            before = os.umask(0o177)
+            try:
+                listener.bind(self.path)
             finally:
                 os.umask(before)
-            os.chown(self.path, -1, grp.getgrnam(GROUP).gr_gid)
-            os.chmod(self.path, 0o660)
-        except KeyError:
-            self.group_missing = True
-        except OSError as error:
-            raise StorageError(f"{self.path}: {error.strerror}", hint="choose another --run-dir") from error
+            try:
+                os.chown(self.path, -1, grp.getgrnam(GROUP).gr_gid)
+                os.chmod(self.path, 0o660)
+            except KeyError:
+                self.group_missing = True
+        except BaseException:
+            listener.close()
+            raise
+        return listener
+
+    def _connection(self, *arguments: Any, **options: Any) -> ServerConnection:
+        return _Connection(self._there, *arguments, **options)
 
     async def close(self) -> None:
         """Cancel every connection's work, then stop listening: the library's exit waits for live handlers."""
@@ -79,6 +107,11 @@ class ControlServer:
             return
         for handler in tuple(self._handlers):
             handler.cancel()
+        for connection in tuple(self._there):
+            if (
+                connection.state is State.CONNECTING
+            ):  # says nothing, and would be waited for until its time is out
+                connection.transport.abort()
         self._server.close()
         with contextlib.suppress(FileNotFoundError):
             os.unlink(self.path)
@@ -93,7 +126,7 @@ class ControlServer:
         task = asyncio.current_task()
         assert task is not None
         peer = peer_of(connection.transport.get_extra_info("socket"))
-        room = MAX_CONNECTIONS if peer.may_change else MAX_CONNECTIONS - KEPT_FOR_ROOT
+        room = _room(MAX_CONNECTIONS, peer)
         if len(self._handlers) >= room:
             await connection.close(1013, f"{room} clients are connected")
             return
@@ -141,11 +174,12 @@ class ControlServer:
         """One request to its end. A failure is an answer; only a closed connection ends it silently."""
         try:
             verb, stream = self._verbs.find(request.verb, request.args)
-            if verb.changes and not peer.may_change:
+            order = verb.changes_with(request.args)
+            if order and not peer.may_change:
                 raise PermissionDenied(
                     f"{verb.name} is for root, and uid {peer.uid} asked", hint="run the command as root"
                 )
-            if verb.changes:
+            if order:
                 self._log.info("order", verb=verb.name, uid=peer.uid, pid=peer.pid)
             async with contextlib.aclosing(stream(request.args)) as items:
                 async for item in items:
@@ -160,6 +194,31 @@ class ControlServer:
             await _send(
                 connection, envelope.error(request.id, AegisError(f"{type(error).__name__}: {error}"))
             )
+
+
+class _Connection(ServerConnection):
+    """A connection that is counted from its first moment: one that never says a word holds a descriptor as well."""
+
+    def __init__(self, there: set[ServerConnection], *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self._there = there
+
+    def connection_made(self, transport: BaseTransport) -> None:
+        super().connection_made(transport)
+        peer = peer_of(transport.get_extra_info("socket"))
+        if len(self._there) >= _room(MAX_CONNECTIONS + OPENING, peer):
+            cast("asyncio.Transport", transport).abort()
+        else:
+            self._there.add(self)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._there.discard(self)
+        super().connection_lost(exc)
+
+
+def _room(places: int, peer: Peer) -> int:
+    """How many of the places one like this peer may fill."""
+    return places if peer.may_change else places - KEPT_FOR_ROOT
 
 
 async def _send(connection: ServerConnection, frame: bytes) -> None:

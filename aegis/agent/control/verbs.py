@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -15,13 +15,21 @@ Stream = Callable[[dict[str, Any]], AsyncGenerator[object, None]]
 
 
 class Verb(msgspec.Struct, frozen=True, kw_only=True):
-    """One row. `changes` ones are root's; `args` names what may be given, with the type of each."""
+    """One row. `changes` ones are root's, as are others where one of `changing_args` is given.
+
+    `args` names what may be given, with the type of each.
+    """
 
     name: str
     help: str
     args: dict[str, type] = {}
     required: tuple[str, ...] = ()
     changes: bool = False
+    changing_args: tuple[str, ...] = ()
+
+    def changes_with(self, args: Mapping[str, object]) -> bool:
+        """Whether a request with these arguments is an order, not a question."""
+        return self.changes or any(name in args for name in self.changing_args)
 
 
 VERBS: tuple[Verb, ...] = (
@@ -32,7 +40,11 @@ VERBS: tuple[Verb, ...] = (
         help="The last events, and with follow those to come.",
         args={"follow": bool, "types": list, "last": int, "since": int},
     ),
-    Verb(name="flows", help="Every flow known, read now."),
+    Verb(
+        name="flows",
+        help="Every flow known, read now; with last only so many, those seen latest.",
+        args={"last": int},
+    ),
     Verb(name="counters", help="Every conservation identity, read now."),
     Verb(
         name="policy.check",
@@ -90,7 +102,7 @@ VERBS: tuple[Verb, ...] = (
         help="A module's options; with `set`, other values from now to the end of the process.",
         args={"name": str, "set": dict},
         required=("name",),
-        changes=True,
+        changing_args=("set",),
     ),
     Verb(name="config.show", help="Every option with value and origin."),
     Verb(name="samples", help="The newest sample of each measured thing."),

@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Generator
+from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from aegis.cli.ending import Ending, orderly
 from aegis.cli.exits import EXIT_FAILED, EXIT_REFUSED
 
 if TYPE_CHECKING:
@@ -31,6 +33,10 @@ def demo(context: click.Context, keep: bool, as_json: bool) -> None:
 
     Needs root and BPF; without them it names what is missing and exits 4. Exits 1 when a step failed.
     """
+    given = context.find_root().params.get("output") if context.parent else None
+    if given not in (None, "json"):
+        raise click.UsageError(f"the demo has no format {given!r}; there is json, and text by default")
+    as_json = as_json or given == "json"
     lacking = missing()
     if lacking:
         for text in lacking:
@@ -38,16 +44,18 @@ def demo(context: click.Context, keep: bool, as_json: bool) -> None:
         click.echo("aegis: no step of the demo can run without these", err=True)
         context.exit(EXIT_REFUSED)
     failed = 0
-    for step in play(keep=keep, quiet=as_json):
-        failed += not step.ok
-        if as_json:
-            click.echo(
-                json.dumps(
-                    {"step": step.number, "title": step.title, "ok": step.ok, "evidence": step.evidence}
+    # Closed before anything else is done about an exception: what is on the stage goes with the generator.
+    with orderly() as ending, closing(play(ending, keep=keep, quiet=as_json)) as steps:
+        for step in steps:
+            failed += not step.ok
+            if as_json:
+                click.echo(
+                    json.dumps(
+                        {"step": step.number, "title": step.title, "ok": step.ok, "evidence": step.evidence}
+                    )
                 )
-            )
-        else:
-            _show(step)
+            else:
+                _show(step)
     if not as_json:
         click.echo("all steps hold" if not failed else f"{failed} steps failed")
     if failed:
@@ -71,12 +79,11 @@ def missing() -> list[str]:
     return lacking
 
 
-def play(*, keep: bool, quiet: bool) -> Iterator[Step]:
+def play(ending: Ending, *, keep: bool, quiet: bool) -> Generator[Step]:
     """Run the steps one after the other; the stage is removed at the end, also when a step raises."""
     from aegis.cli.demo.stage import INTERFACE, open_stage
     from aegis.cli.demo.steps import Play
 
-    signal.signal(signal.SIGTERM, _interrupt)
     with open_stage() as stage:
         if not quiet:
             click.echo(
@@ -96,6 +103,7 @@ def play(*, keep: bool, quiet: bool) -> Iterator[Step]:
             if keep:
                 _keep(stage)
         finally:
+            ending.begin()
             run.close()
 
 
@@ -111,10 +119,6 @@ def _keep(stage: Stage) -> None:
         signal.pause()
     except KeyboardInterrupt:
         click.echo("removing", err=True)
-
-
-def _interrupt(*_: Any) -> None:
-    raise KeyboardInterrupt
 
 
 def _show(step: Step) -> None:

@@ -23,7 +23,6 @@ from aegis.host.cgroups import mounted_at
 from aegis.host.namespaces import NetworkNamespace, PrivateMounts, mount_bpffs, unmount
 from aegis.host.rtnetlink import NOARP, LinkStatistics, RouteSocket
 
-UNIT = "aegis-demo.service"
 INTERFACE = "aegis0"
 START_SECONDS = 20.0
 
@@ -56,7 +55,8 @@ class Stage:
         stack.callback(unmount, str(bpffs))
         self.pins = bpffs / "aegis"
         self.cgroup = Path(mounted_at()) / f"aegis-demo-{os.getpid()}"
-        self.unit = self.cgroup / UNIT
+        # Programs of the whole machine are seen: a unit of its own tells this demo's from those of another.
+        self.unit = self.cgroup / f"{self.cgroup.name}.service"
         self.unit.mkdir(parents=True)
         stack.callback(self.cgroup.rmdir)
         stack.callback(self.unit.rmdir)

@@ -14,9 +14,10 @@ from typing import Any
 
 from aegis.cli.client import request
 from aegis.cli.demo import actors
-from aegis.cli.demo.stage import INTERFACE, UNIT, Stage
+from aegis.cli.demo.stage import INTERFACE, Stage
 from aegis.errors import HostError
 from aegis.host import children
+from aegis.host.rtnetlink import LinkStatistics
 
 ROLL = random.Random()  # noqa: S311 - figures for a demonstration
 POLICY = "aegis-demo"
@@ -62,7 +63,7 @@ class Play:
 
     def see(self) -> Step:
         """1: processes, sockets and flows, with owner and unit, to the unit."""
-        stage = self.stage
+        stage, unit = self.stage, self.stage.unit.name
         programs, connections, datagrams = (
             ROLL.randrange(20, 60),
             ROLL.randrange(20, 60),
@@ -83,41 +84,37 @@ class Play:
                 self.datagram,
                 [ROLL.randrange(1, 1200) for _ in range(datagrams)],
             )
-        after, forked = stage.statistics(), _forks() - forks
+            forked = _forks() - forks
+            # The sink stays until all is still: a datagram that is under way when it closes is answered with ICMP.
+            flows, by_interface = self._settled_flows(before)
         execs = stage.ask_until(
             "events",
             {"types": ["exec"], "last": 10000},
             programs,
             lambda row: (
-                row["unit"] == UNIT and row["exe"] and Path(row["exe"]).name == Path(self.program).name
+                row["unit"] == unit and row["exe"] and Path(row["exe"]).name == Path(self.program).name
             ),
         )
         connects = stage.ask_until(
             "events",
             {"types": ["connect"], "last": 10000},
             connections,
-            lambda row: row["dst_port"] == self.allowed,
+            lambda row: row["dst"] == stage.peer_v4 and row["dst_port"] == self.allowed,
         )
-        flows = self._settled_flows(after.tx_packets - before.tx_packets)
-        owned = [row for row in flows if row["unit"] == UNIT]
+        owned = [row for row in flows if row["unit"] == unit]
         by_agent = _sum(flows)
-        by_interface = {
-            "packets_sent": after.tx_packets - before.tx_packets,
-            "bytes_sent": after.tx_bytes - before.tx_bytes,
-            "packets_received": after.rx_packets - before.rx_packets,
-            "bytes_received": after.rx_bytes - before.rx_bytes,
-        }
         evidence = {
             "programs_run": ran,
             "exec_events": len(execs),
             "forks_by_proc_stat": forked,
             "connections_made": sum(outcome.errno == 0 for outcome in outcomes),
             "connect_events": len(connects),
-            "connect_events_of_unit": sum(row["unit"] == UNIT for row in connects),
+            "connect_events_of_unit": sum(row["unit"] == unit for row in connects),
             "datagrams_sent": sent,
             "flows": len(flows),
             "flows_of_unit": len(owned),
-            "unit": UNIT,
+            "flows_of_others": [_described(row) for row in flows if row["unit"] != unit][:5],
+            "unit": unit,
             "agent": by_agent,
             "interface": by_interface,
         }
@@ -133,13 +130,24 @@ class Play:
         )
         return Step(1, "processes, sockets and flows, with owner and unit", ok, evidence)
 
-    def _settled_flows(self, packets: int) -> list[dict[str, Any]]:
-        """The flows, once the agent's harvest has caught up with so many sent packets."""
+    def _settled_flows(self, before: LinkStatistics) -> tuple[list[dict[str, Any]], dict[str, int]]:
+        """The flows and what the interface counted since `before`: once both agree and each flow has its owner.
+
+        A last acknowledgement may still come, and the record that names a process may come after its packets. When the
+        time is over, what is there now; the step judges it.
+        """
         deadline = time.monotonic() + 5
         while True:
-            flows = self.stage.ask("flows")
-            if sum(row["packets_sent"] for row in flows) >= packets or time.monotonic() > deadline:
-                return flows
+            flows, now = self.stage.ask("flows"), self.stage.statistics()
+            counted = {
+                "packets_sent": now.tx_packets - before.tx_packets,
+                "bytes_sent": now.tx_bytes - before.tx_bytes,
+                "packets_received": now.rx_packets - before.rx_packets,
+                "bytes_received": now.rx_bytes - before.rx_bytes,
+            }
+            settled = _sum(flows) == counted and all(row["unit"] == self.stage.unit.name for row in flows)
+            if settled or time.monotonic() > deadline:
+                return flows, counted
             time.sleep(0.1)
 
     def balance(self) -> Step:
@@ -232,7 +240,7 @@ class Play:
         count = 100
         reading, writing = os.pipe()
         with (
-            children.call(_listen, self.stage.socket, count, writing) as listener,
+            children.call(_listen, self.stage.socket, self.stage.unit.name, count, writing) as listener,
             os.fdopen(reading, "rb") as ready,
         ):
             os.close(writing)
@@ -256,7 +264,7 @@ class Play:
         return Step(7, "the agent's memory, CPU and latency of this run", ok, evidence)
 
 
-def _listen(socket_path: str, count: int, ready: int) -> list[tuple[int, int]]:
+def _listen(socket_path: str, unit: str, count: int, ready: int) -> list[tuple[int, int]]:
     """When each of the next `count` programs of the unit began, by the kernel, and when its event was here."""
     arrivals: list[tuple[int, int]] = []
     live = False
@@ -268,7 +276,7 @@ def _listen(socket_path: str, count: int, ready: int) -> list[tuple[int, int]]:
             if not live:
                 os.write(ready, b"1")  # the one of the history: from here on the stream is live
                 live = True
-            elif row["unit"] == UNIT:
+            elif row["unit"] == unit:
                 arrivals.append((row["time_ns"], now))
                 if len(arrivals) == count:
                     break
@@ -288,6 +296,14 @@ def _forks() -> int:
 def _sum(flows: list[dict[str, Any]]) -> dict[str, int]:
     names = ("packets_sent", "bytes_sent", "packets_received", "bytes_received")
     return {name: sum(row[name] for row in flows if row["interface"] == INTERFACE) for name in names}
+
+
+def _described(flow: dict[str, Any]) -> str:
+    """A flow that was not expected, in one line: enough to see whose it is."""
+    return (
+        f"{flow['protocol']} {flow['src']} {flow['src_port']} -> {flow['dst']} {flow['dst_port']} {flow['state']}, "
+        f"owner {flow['owner']} pid {flow['pid']} unit {flow['unit'] or flow.get('unit_reason')}"
+    )
 
 
 def _cpu_seconds(agent: children.Child | None) -> float:

@@ -4,27 +4,32 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import ExitStack, suppress
 from typing import Any, Protocol, cast
 
 import msgspec
 
 from aegis._native.flowtable import FlowRow
 from aegis._native.records import RecordBatch
-from aegis.errors import FeatureUnsupported, HostError, KernelError
+from aegis.errors import EnvelopeInvalid, FeatureUnsupported, HostError, KernelError, ModuleError
 from aegis.model.absent import Absent
 from aegis.model.event import LossEvent
-from aegis.model.flow import Flow
 from aegis.model.process import Cgroup, Owner, OwnerLabel, Process
 from aegis.modules.observability.flows import flow_of
 from aegis.modules.observability.source import in_order
 from aegis.modules.observability.table import ProcessTable
 from aegis.modules.observability.translate import KINDS, translate
-from aegis.runtime.module import Context, Subscription
+from aegis.runtime.module import Clock, Context, FlowRows, Subscription
 
 TOPICS = ("process", "socket", "cgroup")
 IDENTITY = "decoded = events + forks + cgroups"
+RECONCILE_EVERY_S = 60.0
+RECONCILE_AT_LEAST_NS = 1_000_000_000  # between two, however much is lost
+GROWTH = 8192  # with so many processes beyond twice those that ran at the last one, exits must be missing
+FLOWS_A_SLICE = 100  # about 4 ms; a request that comes meanwhile waits for a few of them
+OWNERS_A_LISTING = 1024
+STALLED_NS = 3_000_000_000
 
 
 class Link(Protocol):
@@ -42,8 +47,33 @@ class Host(Protocol):
     def cgroup(self, identity: int) -> Cgroup | None: ...
     def cgroup_made(self, identity: int, path: str) -> Cgroup: ...
     def processes(self) -> Sequence[Process]: ...
+    def pids(self) -> Sequence[int]: ...
     def process(self, pid: int) -> Process | None: ...
     def links(self) -> Sequence[Link]: ...
+
+
+class Listing:
+    """One reading of all flows on its way to a client."""
+
+    def __init__(self, rows: FlowRows, clock: Clock) -> None:
+        self.rows: FlowRows | None = rows  # None: given up for another
+        self.over = asyncio.Event()
+        self._clock = clock
+        self._moved_ns = clock.monotonic_ns()
+
+    def moved(self) -> None:
+        self._moved_ns = self._clock.monotonic_ns()
+
+    async def ended(self) -> None:
+        """Until it is over, or its client has taken nothing for some seconds: then it is given up."""
+        while not self.over.is_set():
+            left_ns = self._moved_ns + STALLED_NS - self._clock.monotonic_ns()
+            if left_ns <= 0:
+                self.rows = None
+                return
+            with suppress(TimeoutError):
+                async with asyncio.timeout(left_ns / 1e9):
+                    await self.over.wait()
 
 
 class Observability:
@@ -60,6 +90,10 @@ class Observability:
         )
         self._subscriptions: dict[str, Subscription] = {}
         self._dropped: dict[str, int] = {}
+        self._reconciled_ns = 0
+        self._crowd = GROWTH
+        self._listing: Listing | None = None
+        self._turn = asyncio.Lock()
         self._terms = {"decoded": 0, "events": 0, "forks": 0, "cgroups": 0}
 
     async def run(self, ready: Callable[[], None]) -> None:
@@ -70,12 +104,13 @@ class Observability:
             # After the sensors are there: what starts meanwhile is in both, and the record says it better.
             self._table.snapshot(self._host.processes())
             stack.enter_context(context.owners.provide(self._find_owner))
-            stack.enter_context(context.answer("flows", self._answer_flows))
+            stack.enter_context(context.stream("flows", self._stream_flows))
             stack.enter_context(context.count(IDENTITY, lambda: {self.name: self._terms}))
             ready()
             async with asyncio.TaskGroup() as group:
                 for subscription in self._subscriptions.values():
                     group.create_task(self._watch(subscription))
+                group.create_task(self._keep_reconciling())
 
     def _subscribe(self, stack: ExitStack) -> None:
         """Listen to each topic whose sensor can be loaded. Raises the last KernelError when none can."""
@@ -118,6 +153,8 @@ class Observability:
         if losses := self._losses():
             self._reconcile()
             events += losses
+        elif self._table.running > self._crowd:
+            self._reconcile()
         self._context.history.append(events)
 
     def _losses(self) -> list[LossEvent]:
@@ -134,11 +171,23 @@ class Observability:
         return found
 
     def _reconcile(self) -> None:
-        """Exits may have been among what was lost: forget processes that do not run."""
+        """Exits may have been among what was lost, here or in the ring: forget processes that do not run."""
+        now = self._context.clock.monotonic_ns()
+        if now - self._reconciled_ns < RECONCILE_AT_LEAST_NS:
+            return
+        self._reconciled_ns = now
         try:
-            self._table.reconcile(process.pid for process in self._host.processes())
+            running = self._host.pids()
         except HostError as error:
             self._context.log.warning("processes could not be listed", error=str(error))
+            return
+        self._table.reconcile(running)
+        self._crowd = 2 * len(running) + GROWTH
+
+    async def _keep_reconciling(self) -> None:
+        while True:
+            await self._context.clock.sleep(RECONCILE_EVERY_S)
+            self._reconcile()
 
     # What the table asks of the host
 
@@ -171,33 +220,62 @@ class Observability:
         if told is None or told.cgroup_id is None or told.start_ns is None or told.pid is None:
             return known
         if known is None:
-            return self._table.owner(
+            return self._table.remembered(
                 told.pid, told.start_ns, uid=told.uid or 0, cgroup_id=told.cgroup_id, comm=told.comm or b""
             )
         if isinstance(known.cgroup, Absent) or known.cgroup.id != told.cgroup_id:
             return msgspec.structs.replace(known, cgroup=self._table.cgroup(told.cgroup_id))
         return known
 
-    async def _answer_flows(self, _args: Mapping[str, Any]) -> Sequence[Flow]:
-        """Every flow known, as of now; none while no flow program is attached."""
+    async def _stream_flows(self, args: dict[str, Any]) -> AsyncGenerator[object, None]:
+        """Every flow known, as of now; none while no flow program is attached.
+
+        In slices, so that nobody else waits for the whole; and one listing at a time, since each holds a copy of the
+        table. A client that stops reading keeps others out for no more than some seconds.
+        """
+        last: int | None = args.get("last")
+        if last is not None and last < 0:
+            raise EnvelopeInvalid("flows: last must not be negative")
         flows = self._context.flows
-        if not flows.available:
-            raise FeatureUnsupported("read", "flows", detail="no interface is watched")
-        harvest = flows.harvest()
         clock = self._context.clock
+        async with self._turn:
+            if self._listing is not None:
+                await self._listing.ended()
+            if not flows.available:
+                raise FeatureUnsupported("read", "flows", detail="no interface is watched")
+            names = self._interface_names()
+            harvest = flows.harvest()
+            listing = self._listing = Listing(flows.snapshot(last), clock)
         offset_ns = clock.wall_of(harvest.at_ns) - harvest.at_ns
-        names = self._interface_names()
-        return [
-            flow_of(
-                row,
-                time_ns=harvest.at_ns + offset_ns,
-                wall_offset_ns=offset_ns,
-                owner=self._find_owner(row.owner),
-                rule=self._context.enforcer.rule(row.generation, row.rule) if row.rule else None,
-                interface=names.get(row.ifindex),
-            )
-            for row in cast("list[FlowRow]", flows.rows())
-        ]
+        owners: dict[int, Owner | None] = {}
+        start = 0
+        try:
+            while listing.rows is not None and start < len(listing.rows):
+                for row in cast("list[FlowRow]", listing.rows.part(start, FLOWS_A_SLICE)):
+                    if row.owner not in owners:
+                        if len(owners) >= OWNERS_A_LISTING:
+                            owners.clear()
+                        owners[row.owner] = self._find_owner(row.owner)
+                    yield flow_of(
+                        row,
+                        time_ns=harvest.at_ns + offset_ns,
+                        wall_offset_ns=offset_ns,
+                        owner=owners[row.owner],
+                        rule=self._context.enforcer.rule(row.generation, row.rule) if row.rule else None,
+                        interface=names.get(row.ifindex),
+                    )
+                start += FLOWS_A_SLICE
+                listing.moved()
+                await asyncio.sleep(0)
+            if listing.rows is None:
+                raise ModuleError(
+                    f"the listing was given up: its client read nothing for {STALLED_NS // 10**9} s and another waited",
+                    hint="read faster, or ask again",
+                )
+        finally:
+            listing.over.set()
+            if self._listing is listing:
+                self._listing = None
 
     def _interface_names(self) -> dict[int, str]:
         try:

@@ -1,12 +1,13 @@
 """Who runs: every process by its owner id, from before the agent's start to some time after its end.
 
 Exec, fork and exit records keep the table; what was there before them comes from /proc. A process that has ended stays
-among the last `keep_ended`, so that what is told later about its sockets and flows still finds it.
+among the last `keep_ended`, so that what is told later about its sockets and flows still finds it. Nothing here grows
+without end: cgroups have a cap, what is made up ends at once, and `reconcile` finds those whose exit was lost.
 """
 
 from __future__ import annotations
 
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -30,6 +31,7 @@ Record = tuple[Any, ...]
 TICK_NS = 10_000_000  # /proc gives a start in USER_HZ, which is 100 on every architecture with BPF
 PID_MASK = (1 << OWNER_PID_BITS) - 1
 ANCESTORS = 8
+CGROUPS = 4096  # names kept here; those beyond are asked for again
 LABELS = (OwnerLabel.UNKNOWN, OwnerLabel.KERNEL, OwnerLabel.REQUEST, OwnerLabel.FORWARDED)
 
 NO_EXE = Absent("the kernel names no file for it")
@@ -37,6 +39,7 @@ NO_ARGS = Absent("the argument block could not be read")
 NO_CWD = Absent("the kernel names no directory for it, or one longer than a record holds")
 NO_CGROUP = Absent("no directory below the cgroup root has its id: removed, or outside")
 UNSEEN = Absent("its exec was not seen and it ended before /proc could be read")
+NOT_KEPT = Absent("it has ended, and its exec was not seen or is not kept any more")
 
 
 class ProcessTable:
@@ -52,7 +55,7 @@ class ProcessTable:
         self._cgroup_of = cgroup_of
         self._read = read
         self._keep_ended = keep_ended
-        self._cgroups: dict[int, Cgroup] = {}
+        self._cgroups: OrderedDict[int, Cgroup] = OrderedDict()
         # A forked process that has not run anything of its own is its record and its parent until someone asks.
         self._processes: dict[int, Process | tuple[Record, Process]] = {}
         self._ancestors: dict[int, Ancestor] = {}
@@ -60,10 +63,21 @@ class ProcessTable:
         self._last_line: tuple[Ancestor, ...] = ()
         self._older: dict[int, Process] = {}
         self._ended: deque[int] = deque()
+        self._unknown = (
+            UNSEEN  # why nothing is known of a process: from the first one forgotten on, another reason
+        )
+        # What did not run at the last reconciling: its exit may just be on its way.
+        self._missing: set[int] = set()
+        self._missing_older: set[int] = set()
         self.unseen = 0  # processes that had to be made up from one record
 
     def __len__(self) -> int:
         return len(self._processes) + len(self._older)
+
+    @property
+    def running(self) -> int:
+        """Processes whose end is not known, about: those that a lost exit leaves behind are among them."""
+        return max(len(self._processes) - len(self._ended), 0)
 
     def snapshot(self, processes: Iterable[Process]) -> None:
         """Take processes that /proc showed. Their starts are known to the tick, until a record names one exactly."""
@@ -122,20 +136,28 @@ class ProcessTable:
         ended = self._ended
         ended.append(key)
         if len(ended) > self._keep_ended:
-            key = ended.popleft()
-            self._processes.pop(key, None)
-            if key in self._ancestors:
-                self._forget_ancestor(key)
+            self._forget_oldest()
         return process
+
+    def _forget_oldest(self) -> None:
+        key = self._ended.popleft()
+        self._processes.pop(key, None)
+        self._unknown = NOT_KEPT
+        if key in self._ancestors:
+            self._forget_ancestor(key)
 
     def owner(self, pid: int, start_ns: int, *, uid: int, cgroup_id: int, comm: bytes) -> Process:
         """The process a socket's record names; made up from the record where nothing else is known of it."""
         key = (start_ns >> 10 << OWNER_PID_BITS | pid) & OWNER_MASK
         process = self._processes.get(key)
         if type(process) is not Process:
-            process = self._settle(key, pid, start_ns) or self._make_up(
-                key, pid, start_ns, uid=uid, comm=comm, cgroup_id=cgroup_id
-            )
+            process = self._settle(key, pid, start_ns)
+            if process is None:
+                process = self._make_up(key, pid, start_ns, uid=uid, comm=comm, cgroup_id=cgroup_id)
+                self._ended.append(key)  # it does not run: no exit may follow
+                if len(self._ended) > self._keep_ended:
+                    self._forget_oldest()
+                return process
         before = process.cgroup
         if isinstance(before, Absent) or before.id != cgroup_id:
             now = self.cgroup(cgroup_id)
@@ -144,6 +166,12 @@ class ProcessTable:
             ):  # it moved, or is told for the first time
                 process = self._processes[key] = msgspec.structs.replace(process, cgroup=now)
         return process
+
+    def remembered(self, pid: int, start_ns: int, *, uid: int, cgroup_id: int, comm: bytes) -> Process:
+        """As `owner`, for what only the kernel remembers: it is not kept, however often it is asked for."""
+        return self.find(pid, start_ns) or self._made_up(
+            pid, start_ns, uid=uid, comm=comm, ppid=UNSEEN, cgroup_id=cgroup_id
+        )
 
     def find(self, pid: int, start_ns: int) -> Process | None:
         """The process, if it is known or still runs."""
@@ -175,26 +203,54 @@ class ProcessTable:
 
     def learn_cgroup(self, cgroup: Cgroup) -> None:
         """Take the name of a cgroup as its record gives it."""
-        self._cgroups[cgroup.id] = cgroup
+        self._keep_cgroup(cgroup.id, cgroup)
 
     def cgroup(self, cgroup_id: int) -> Cgroup | Absent:
         """The cgroup of an id, looked up once."""
         found = self._cgroups.get(cgroup_id) or self._cgroup_of(cgroup_id)
         if found is None:
             return NO_CGROUP
-        self._cgroups[cgroup_id] = found
+        self._keep_cgroup(cgroup_id, found)
         return found
 
+    def _keep_cgroup(self, cgroup_id: int, cgroup: Cgroup) -> None:
+        self._cgroups[cgroup_id] = cgroup
+        if len(self._cgroups) > CGROUPS:
+            self._cgroups.popitem(last=False)
+
     def reconcile(self, running: Iterable[int]) -> int:
-        """Forget processes whose exit never arrived: not running, not ended. Returns how many."""
+        """Forget processes whose exit never arrived: neither running nor ended, now and the last time. How many.
+
+        An exit that is only late, in the ring or a queue, finds its process still.
+        """
         alive = set(running)
         ended = set(self._ended)
-        lost = [key for key in self._processes if key & PID_MASK not in alive and key not in ended]
+        missing: set[int] = set()
+        newest: dict[int, tuple[int, int]] = {}
+        for key, known in self._processes.items():
+            if key in ended:
+                continue
+            pid = key & PID_MASK
+            if pid not in alive:
+                missing.add(key)
+                continue
+            start_ns = known[0][4] if isinstance(known, tuple) else known.start_ns
+            other = newest.get(pid)
+            if other is None or start_ns > other[0]:
+                newest[pid] = (start_ns, key)
+                if other is not None:
+                    missing.add(other[1])
+            else:  # the number is another process's by now
+                missing.add(key)
+        lost = missing & self._missing
         for key in lost:
             del self._processes[key]
             self._forget_ancestor(key)
-        for pid in self._older.keys() - alive:
+        self._missing = missing - lost
+        missing = self._older.keys() - alive
+        for pid in missing & self._missing_older:
             del self._older[pid]
+        self._missing_older = missing
         return len(lost)
 
     def _settle(self, key: int, pid: int, start_ns: int, *, runs: bool = True) -> Process | None:
@@ -256,18 +312,33 @@ class ProcessTable:
         cgroup_id: int | None = None,
     ) -> Process:
         self.unseen += 1
-        process = self._processes[key] = Process(
-            pid=pid,
-            start_ns=start_ns,
-            ppid=ppid,
-            uid=uid,
-            gid=UNSEEN,
-            comm=comm,
-            exe=UNSEEN,
-            args=UNSEEN,
-            args_total=0,
-            cwd=UNSEEN,
-            cgroup=UNSEEN if cgroup_id is None else self.cgroup(cgroup_id),
-            ancestors=(),
+        process = self._processes[key] = self._made_up(
+            pid, start_ns, uid=uid, comm=comm, ppid=ppid, cgroup_id=cgroup_id
         )
         return process
+
+    def _made_up(
+        self,
+        pid: int,
+        start_ns: int,
+        *,
+        uid: int,
+        comm: bytes | Absent,
+        ppid: int | Absent,
+        cgroup_id: int | None,
+    ) -> Process:
+        unknown = self._unknown
+        return Process(
+            pid=pid,
+            start_ns=start_ns,
+            ppid=unknown if ppid is UNSEEN else ppid,
+            uid=uid,
+            gid=unknown,
+            comm=unknown if comm is UNSEEN else comm,
+            exe=unknown,
+            args=unknown,
+            args_total=0,
+            cwd=unknown,
+            cgroup=unknown if cgroup_id is None else self.cgroup(cgroup_id),
+            ancestors=(),
+        )

@@ -6,7 +6,7 @@
  * has the identifier as its port, the other side has type << 8 | code of the query, so that both hosts may
  * query each other with one identifier and keep two flows. Other messages have 0 on the sender's side and
  * type << 8 | code on the other. Errors are counted in the flow of the packet they quote while that flow is
- * known. */
+ * known and they go to where that packet came from. */
 #ifndef AEGIS_FLOW_H
 #define AEGIS_FLOW_H
 
@@ -96,7 +96,7 @@ enum aegis_sweep_kind {
 
 enum aegis_idle_class {
     AEGIS_IDLE_TCP_ESTABLISHED = 0,
-    AEGIS_IDLE_TCP_OPENING = 1, /* one direction seen */
+    AEGIS_IDLE_TCP_OPENING = 1, /* not yet acknowledged by both sides */
     AEGIS_IDLE_TCP_ENDED = 2,   /* closing and closed */
     AEGIS_IDLE_DATAGRAM_ESTABLISHED = 3,
     AEGIS_IDLE_DATAGRAM_NEW = 4,

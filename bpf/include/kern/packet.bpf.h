@@ -38,11 +38,12 @@ struct aegis_packet {
     __u32 length; /* as the interface counts it: with the link header */
     __u8 direction;
     __u8 tcp_flags;
-    __u8 opens;     /* TCP SYN without ACK, or an ICMP query: its sender starts something */
-    __u8 initiator; /* of the flow, should this be its first packet */
-    __u32 quoted;   /* ICMP error: offset of the packet it quotes */
-    __u8 error;     /* ICMP error that stands in the flow of the packet it quotes */
-    __u8 pad[3];
+    __u8 starts;        /* TCP SYN, with ACK or without, or an ICMP query; never the cached judgement alone */
+    __u8 initiator;     /* of the flow, should this be its first packet */
+    __u32 quoted;       /* ICMP error: offset of the packet it quotes */
+    __u8 error;         /* ICMP error that stands in the flow of the packet it quotes */
+    __u8 outer_verdict; /* error: what the policy says of its own sender and receiver, */
+    __u16 outer_rule;   /* where they are not those of the flow */
 } __attribute__((aligned(8)));
 
 struct aegis_ports {
@@ -113,7 +114,13 @@ static __always_inline __u32 aegis_tcp_initiator(const struct aegis_packet *pack
 static __always_inline void aegis_put_tcp_flags(struct aegis_packet *packet, __u8 flags)
 {
     packet->tcp_flags = flags;
-    packet->opens = (flags & (AEGIS_TCP_SYN | AEGIS_TCP_ACK)) == AEGIS_TCP_SYN;
+    packet->starts = flags & AEGIS_TCP_SYN;
+}
+
+/* TCP SYN without ACK, or an ICMP query: its sender starts something. */
+static __always_inline bool aegis_opens(const struct aegis_packet *packet)
+{
+    return packet->starts && !packet->error && !(packet->tcp_flags & AEGIS_TCP_ACK);
 }
 
 /* Whether the packet starts with its network header, as on tun and WireGuard: read behind the network header,

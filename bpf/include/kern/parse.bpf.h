@@ -98,7 +98,7 @@ __noinline int aegis_parse_transport(struct __sk_buff *skb, struct aegis_packet 
             /* The reply carries code 0, so that a query with another code is a flow without replies. */
             message = icmp.type == query ? message : query << 8;
             aegis_put_ports(packet, querier, bpf_ntohs(icmp.identifier), message);
-            packet->opens = icmp.type == query;
+            packet->starts = icmp.type == query;
             packet->initiator = querier;
             return 0;
         }
@@ -210,10 +210,8 @@ __noinline int aegis_parse_ipv6(struct __sk_buff *skb, struct aegis_packet *pack
 /* Fills the key of any packet. Returns 0 or the AEGIS_TOTAL_* under which the packet is refused. */
 __noinline int aegis_parse_slow(struct __sk_buff *skb, struct aegis_packet *packet)
 {
-    struct aegis_packet quoted = {};
     __u32 offset = 0, direction;
     __be16 type = skb->protocol;
-    int refusal;
 
     if (!packet)
         return AEGIS_TOTAL_BAD_HEADER;
@@ -241,26 +239,42 @@ __noinline int aegis_parse_slow(struct __sk_buff *skb, struct aegis_packet *pack
         }
     }
     if (type == bpf_htons(ETH_P_IP))
-        refusal = aegis_parse_ipv4(skb, packet, offset, direction);
-    else if (type == bpf_htons(ETH_P_IPV6))
-        refusal = aegis_parse_ipv6(skb, packet, offset, direction);
+        return aegis_parse_ipv4(skb, packet, offset, direction);
+    if (type == bpf_htons(ETH_P_IPV6))
+        return aegis_parse_ipv6(skb, packet, offset, direction);
+    return AEGIS_TOTAL_NOT_IP;
+}
+
+static __always_inline bool aegis_same_address(const __u8 *one, const __u8 *other)
+{
+    const __u64 *left = (const __u64 *)one, *right = (const __u64 *)other;
+
+    return left[0] == right[0] && left[1] == right[1];
+}
+
+/* Fills the key of the packet that an ICMP error quotes, which went the other way. Returns 0 unless it makes
+ * no sense, or the error does not go to whom the quoted packet came from, as every true one does. */
+__noinline int aegis_parse_quoted(struct __sk_buff *skb, const struct aegis_packet *packet,
+                                  struct aegis_packet *quoted)
+{
+    __u32 direction;
+    int refusal;
+
+    if (!packet || !quoted)
+        return AEGIS_TOTAL_BAD_HEADER;
+    direction = packet->direction & 1;
+    quoted->key.ifindex = packet->key.ifindex;
+    quoted->key.vlan_outer = packet->key.vlan_outer;
+    quoted->key.vlan_inner = packet->key.vlan_inner;
+    if (packet->key.protocol == AEGIS_PROTO_ICMP)
+        refusal = aegis_parse_ipv4(skb, quoted, packet->quoted, !direction | AEGIS_HOW_QUOTED);
     else
-        return AEGIS_TOTAL_NOT_IP;
-    if (refusal || !packet->quoted)
+        refusal = aegis_parse_ipv6(skb, quoted, packet->quoted, !direction | AEGIS_HOW_QUOTED);
+    if (refusal)
         return refusal;
-    /* The quoted packet went the other way. Without a flow of it the error is one of its own. */
-    quoted.key.ifindex = packet->key.ifindex;
-    quoted.key.vlan_outer = packet->key.vlan_outer;
-    quoted.key.vlan_inner = packet->key.vlan_inner;
-    if (type == bpf_htons(ETH_P_IP))
-        refusal = aegis_parse_ipv4(skb, &quoted, packet->quoted, !direction | AEGIS_HOW_QUOTED);
-    else
-        refusal = aegis_parse_ipv6(skb, &quoted, packet->quoted, !direction | AEGIS_HOW_QUOTED);
-    if (!refusal && bpf_map_lookup_elem(&aegis_flows, &quoted.key)) {
-        packet->key = quoted.key;
-        packet->initiator = quoted.initiator;
-        packet->error = 1;
-    }
+    if (direction == AEGIS_EGRESS ? !aegis_same_address(packet->key.remote, quoted->key.remote)
+                                  : !aegis_same_address(packet->key.local, quoted->key.local))
+        return AEGIS_TOTAL_BAD_HEADER;
     return 0;
 }
 

@@ -27,6 +27,11 @@ def test_a_five_tuple_is_read() -> None:
     [
         ({"protocol": "nonsense", "dst": "10.0.0.1"}, "protocol 'nonsense' is unknown"),
         ({"protocol": "256", "dst": "10.0.0.1"}, "protocol '256' is unknown"),
+        ({"protocol": "9" * 5000, "dst": "10.0.0.1"}, "is unknown"),
+        ({"protocol": "\u0666", "dst": "10.0.0.1"}, "is unknown"),
+        ({"protocol": "-1", "dst": "10.0.0.1"}, "protocol '-1' is unknown"),
+        ({"protocol": "tcp", "dst": "1" * 5000}, "is no address"),
+        ({"protocol": "tcp", "dst": "10.0.0.1", "dst_port": 10**30}, "dst_port must be from 0 to 65535"),
         ({"protocol": "tcp", "dst": "10.0.0.256"}, "dst '10.0.0.256' is no address"),
         ({"protocol": "tcp", "dst": "10.0.0.1", "dst_port": 65536}, "dst_port must be from 0 to 65535"),
         ({"protocol": "tcp", "dst": "10.0.0.1", "direction": "up"}, "direction must be"),

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from aegis.agent.kernel_room import KernelRoom
-from aegis.errors import HostError
+from aegis.agent.kernel_room import LOOKS_REMEMBERED, KernelRoom
+from aegis.errors import AttachFailed, HostError
+from aegis.kernel.datapath import Mended, Missing
 from aegis.kernel.features import Feature
 from aegis.runtime import log
 from aegis.runtime.clock import SystemClock
@@ -57,7 +59,117 @@ def test_interfaces_are_the_named_ones_or_the_default(
 ) -> None:
     host = SimpleNamespace(links=lambda: links("a", "b", "c"), default_interfaces=lambda: links("d"))
     kernel = room(tmp_path, host=host, interfaces=wanted)
-    assert [link.name for link in kernel.wanted_interfaces()] == found
+    wanted_now = kernel.wanted_interfaces()
+    assert wanted_now is not None
+    assert [link.name for link in wanted_now] == found
+
+
+class FakeDatapath:
+    """Attached interfaces by number; `refuses` are those that cannot be attached."""
+
+    def __init__(self, *attached: int) -> None:
+        self.attached = set(attached)
+        self.refuses: set[int] = set()
+        self.mends: list[tuple[Mended, ...]] = []
+
+    def interfaces(self) -> frozenset[int]:
+        return frozenset(self.attached)
+
+    touched = interfaces
+
+    def in_place(self) -> bool:
+        return not self.mends
+
+    def mend(self) -> tuple[Mended, ...]:
+        return self.mends.pop() if self.mends else ()
+
+    def add_interface(self, index: int) -> None:
+        if index in self.refuses:
+            raise AttachFailed("attach", f"{index}", errno.EBUSY)
+        self.attached.add(index)
+
+    def remove_interface(self, index: int) -> None:
+        self.attached.discard(index)
+
+
+def test_interfaces_that_cannot_be_read_keep_what_is_attached(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unreadable() -> Any:
+        raise HostError("netlink: no buffer space")
+
+    conditions = Conditions(SystemClock())
+    host = SimpleNamespace(default_interfaces=unreadable)
+    kernel = room(tmp_path, conditions, host)
+    asked: list[object] = []
+
+    def install(indexes: object) -> Any:
+        asked.append(indexes)
+        return SimpleNamespace(missing=(), kept_sizes=())
+
+    monkeypatch.setattr(kernel, "_install", install)
+    kernel.attach()
+    assert asked == [None]  # those of the agent before, not none
+    datapath = FakeDatapath(1, 2)
+    kernel.datapath = datapath  # type: ignore[assignment]
+    kernel.refresh_interfaces()
+    assert datapath.attached == {1, 2}
+    (told,) = conditions.all()
+    assert (told.code, told.text) == ("interfaces_unreadable", "netlink: no buffer space")
+    host.default_interfaces = lambda: links("a")
+    kernel.look_quickly()
+    assert datapath.attached == {1}
+    assert conditions.all() == ()
+
+
+def test_all_interfaces_that_cannot_be_attached_are_told_of(tmp_path: Path) -> None:
+    conditions = Conditions(SystemClock())
+    host = SimpleNamespace(links=lambda: links("a", "b", "c"))
+    kernel = room(tmp_path, conditions, host, interfaces=("a", "b", "c", "absent"))
+    kernel.__dict__["features"] = ()
+    datapath = FakeDatapath(1)
+    datapath.refuses = {2, 3}
+    kernel.datapath = datapath  # type: ignore[assignment]
+    kernel.refresh_interfaces()
+    (told,) = conditions.all()
+    assert told.code == "interface_unattached"
+    assert all(part in told.text for part in ("there is no absent", "interface 2: ", "interface 3: "))
+    datapath.refuses = {3}
+    kernel.refresh_interfaces()
+    assert "interface 2" not in conditions.all()[0].text
+
+
+def test_all_that_is_missing_at_start_is_told_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    conditions = Conditions(SystemClock())
+    kernel = room(tmp_path, conditions, SimpleNamespace(default_interfaces=lambda: links("a", "b")))
+    kernel.__dict__["features"] = ()
+    parts = ("interface 1", "interface 2", "cgroup_sock_create_owner", "tp_sock_relabel")
+    missing = tuple(Missing(part=part, error=AttachFailed("attach", part, errno.EBUSY)) for part in parts)
+    made = SimpleNamespace(missing=missing, kept_sizes=())
+    monkeypatch.setattr(kernel, "_install", lambda _indexes: made)
+    kernel.attach()
+    told = {one.code: one.text for one in conditions.all()}
+    assert told.keys() == {"interface_unattached", "owner_unavailable"}
+    assert all(part in told["interface_unattached"] for part in parts[:2])
+    assert all(part in told["owner_unavailable"] for part in parts[2:])
+
+
+def test_a_lost_hook_is_remembered_for_some_looks(tmp_path: Path) -> None:
+    conditions = Conditions(SystemClock())
+    kernel = room(tmp_path, conditions, SimpleNamespace(default_interfaces=lambda: links("a")))
+    datapath = FakeDatapath(1)
+    kernel.datapath = datapath  # type: ignore[assignment]
+    gone = AttachFailed("attach", "x", errno.ENODEV)
+    datapath.mends = [(Mended(part="egress of interface 9", error=gone),)]
+    kernel.look_quickly()
+    assert conditions.all() == ()
+    datapath.mends = [(Mended(part="egress of interface 1", error=None),)]
+    kernel.look_quickly()
+    for _ in range(LOOKS_REMEMBERED):
+        assert [one.code for one in conditions.all()] == ["hook_lost"]
+        kernel.look_quickly()
+        kernel.look()
+    assert conditions.all() == ()
 
 
 def test_a_missing_feature_is_put_down_to_a_missing_capability(tmp_path: Path) -> None:

@@ -73,7 +73,7 @@ def test_directories_that_cannot_be_used(tmp_path: Path) -> None:
     assert "--state-dir" in ended.stderr
     state = tmp_path / "state"
     state.mkdir(mode=0o700)
-    held = os.open(state, os.O_RDONLY)
+    held = os.open(state / "agent.lock", os.O_RDWR | os.O_CREAT, 0o600)
     try:
         fcntl.flock(held, fcntl.LOCK_EX)
         ended = agent("--state-dir", state, "--run-dir", tmp_path / "run")
@@ -81,6 +81,11 @@ def test_directories_that_cannot_be_used(tmp_path: Path) -> None:
         os.close(held)
     assert ended.returncode == 77
     assert "another agent uses it" in ended.stderr
+    long = tmp_path / ("x" * 100) / "run"
+    ended = agent("--state-dir", state, "--run-dir", long)
+    assert ended.returncode == 77
+    assert "has at most 107 bytes" in ended.stderr
+    assert not long.parent.exists()
 
 
 def test_each_flag_names_an_option() -> None:

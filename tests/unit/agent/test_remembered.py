@@ -17,6 +17,7 @@ def test_an_order_is_kept_and_the_last_one_counts(tmp_path: Path) -> None:
     remembered.remember(state, "observability", enabled=False)
     remembered.remember(state, "telemetry", enabled=True)
     origin = str(tmp_path / "modules.json")
+    assert remembered.origin(state) == origin
     assert remembered.remembered(state) == {
         "modules.observability.enabled": (origin, False),
         "modules.telemetry.enabled": (origin, True),

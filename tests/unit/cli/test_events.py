@@ -87,11 +87,50 @@ def test_saved_line_that_is_no_object_is_named() -> None:
         list(saved_rows(["[]\n"]))
 
 
+@pytest.mark.parametrize(
+    ("line", "complaint"),
+    [
+        (b'{"src": 5}', "line 1: src is not text"),
+        (b'{"time_ns": "now"}', "line 1: time_ns is not a whole number"),
+        (b'{"type": ["exec"]}', "line 1: type is not text"),
+        (b'{"type": "exec", "args": 7}', "line 1: args is not a list"),
+        (b'{"comm": "\xff\xfe"}', "line 1: not UTF-8"),
+        (b"[" * 100_000, "line 1: not JSON"),
+    ],
+)
+def test_saved_line_that_is_no_event_is_named(tmp_path: Path, line: bytes, complaint: str) -> None:
+    saved = tmp_path / "saved.json"
+    saved.write_bytes(line + b"\n")
+    for output in ("compact", "table", "json"):
+        result = CliRunner().invoke(
+            events, ["--input-file", str(saved), "--since", "1d", "-o", output], obj="/nowhere"
+        )
+        assert result.exit_code == 2, result.output
+        assert complaint in result.output
+
+
+def test_no_field_of_a_saved_line_steers_the_terminal() -> None:
+    strange = dict.fromkeys(("protocol", "src", "src_port", "verdict", "signal", "time"), "\x1b[2J" * 5)
+    for kind in ("exit", "verdict", "\x1b"):
+        assert "\x1b" not in compact({**strange, "type": kind})
+    lost = dict.fromkeys(("stage", "kind", "reason", "count"), "\x1b[2J")
+    assert "\x1b" not in compact({**lost, "type": "loss"})
+
+
 def test_instants() -> None:
     assert parse_instant("1970-01-01T00:00:01Z") == 1_000_000_000
     assert abs(parse_instant("2m") - (time.time_ns() - 120 * 10**9)) < 10**9
     with pytest.raises(click.UsageError):
         parse_instant("yesterday")
+    for text in ("99999999999d", "9" * 400 + "s", "²s"):
+        with pytest.raises(click.UsageError):
+            parse_instant(text)
+
+
+@pytest.mark.parametrize("seconds", ["nan", "inf", "-1"])
+def test_timeout_that_no_timer_takes_is_a_usage_error(seconds: str) -> None:
+    result = CliRunner().invoke(events, ["--timeout", seconds], obj="/nowhere")
+    assert result.exit_code == 2, result.output
 
 
 def test_endpoint_without_port() -> None:

@@ -88,17 +88,27 @@ class Running:
                 self.changed.clear()
                 await self.changed.wait()
 
+    async def logged(self, lines: int) -> None:
+        """Wait until modules have logged that many lines."""
+        async with asyncio.timeout(20):
+            while len(self.log) < lines:  # noqa: ASYNC110  a list tells nobody
+                await asyncio.sleep(0)
+
     def seen(self, name: str) -> list[str]:
         return [state for module, state in self.states if module == name]
 
 
 @asynccontextmanager
 async def supervised(
-    package: Package, *, missing: Callable[[tuple[str, ...]], str | None] = lambda _: None, **environ: str
+    package: Package,
+    *,
+    missing: Callable[[tuple[str, ...]], str | None] = lambda _: None,
+    clock: SystemClock | None = None,
+    **environ: str,
 ) -> AsyncIterator[Running]:
     log: list[str] = []
     states: list[tuple[str, str]] = []
-    clock = SystemClock()
+    clock = clock or SystemClock()
     conditions = Conditions(clock)
 
     def settings(name: str) -> Any:
@@ -117,7 +127,7 @@ async def supervised(
             clock=clock,
             conditions=conditions,
             context=lambda name, config: SimpleNamespace(
-                name=name, config=config, log=log, health=conditions.scoped(name)
+                name=name, config=config, log=log, health=conditions.scoped(name), clock=clock
             ),
             settings=settings,
             missing=missing,
@@ -207,6 +217,156 @@ async def test_five_failures_in_ten_minutes_are_the_last(
         assert (status.state, status.restarts) == (ModuleState.FAILED, 4)
         assert running.seen("bad") == ["starting", "running", "failed"] * 5
         assert (await running.supervisor.start("bad")).restarts == 0
+
+
+class Clockwork(SystemClock):
+    """A clock that stands still, but for the pauses between two runs and what a run takes by the test's word."""
+
+    def __init__(self) -> None:
+        self.now_ns = 0
+        self.run_ns = 0
+        self.pauses: list[float] = []
+
+    def monotonic_ns(self) -> int:
+        return self.now_ns
+
+    async def sleep(self, seconds: float) -> None:
+        self.pauses.append(seconds)
+        self.now_ns += round(seconds * 1e9)
+        await asyncio.sleep(0)
+
+
+FAILS = "self.context.clock.now_ns += self.context.clock.run_ns; raise ValueError('again')"
+
+
+async def test_pauses_grow_to_the_longest_however_often_it_fails(
+    package: Package, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After 1,024 doublings 0.5 s is no float any more."""
+    clock = Clockwork()
+    clock.run_ns = 599_000_000_000  # too short to be healthy, too long for five failures in ten minutes
+    package.add("bad", after=FAILS)
+    package.add("good")
+    async with supervised(package, clock=clock) as running:
+        await running.supervisor.start_enabled()
+        await running.until(lambda: len(clock.pauses) > 1_100)
+        assert clock.pauses[:8] == [0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 30.0, 30.0]
+        assert set(clock.pauses[8:]) == {30.0}
+        assert running.supervisor.status("bad").restarts >= 1_100
+        assert running.supervisor.status("good").state is ModuleState.RUNNING
+
+
+async def test_after_a_healthy_run_restarts_count_from_0(package: Package) -> None:
+    clock = Clockwork()
+    clock.run_ns = 599_000_000_000
+    package.add("bad", after=FAILS)
+    async with supervised(package, clock=clock) as running:
+        await running.supervisor.start("bad")
+        await running.until(lambda: len(clock.pauses) > 4)
+        clock.run_ns = 600_000_000_000
+        so_far = len(clock.pauses)
+        await running.until(lambda: len(clock.pauses) > so_far + 3)
+        assert set(clock.pauses[so_far + 1 :]) == {0.5}
+        assert running.supervisor.status("bad").restarts <= 1
+
+
+@pytest.mark.parametrize("broken", ["changed", "settings", "conditions"])
+async def test_what_breaks_in_the_supervisor_itself_ends_one_module(
+    package: Package, monkeypatch: pytest.MonkeyPatch, broken: str
+) -> None:
+    package.add("bad", after="raise ValueError('in run')" if broken == "changed" else "")
+    package.add("good")
+
+    def breaks(*arguments: Any) -> Any:
+        status = arguments[0]
+        name = getattr(status, "name", status)
+        if name == "bad" and (broken != "changed" or status.state is ModuleState.FAILED):
+            raise ZeroDivisionError("inside")
+        return before(*arguments)
+
+    async with supervised(package) as running:
+        owner: Any = running.conditions if broken == "conditions" else running.supervisor
+        member = {"changed": "_changed", "settings": "_settings", "conditions": "clear_all"}[broken]
+        before = getattr(owner, member)
+        monkeypatch.setattr(owner, member, breaks)
+        await running.supervisor.start_enabled()
+        if broken == "conditions":
+            await running.supervisor.stop("bad")
+        else:
+            status = running.supervisor.status("bad")
+            assert (status.state, "ZeroDivisionError: inside" in status.reason) == (ModuleState.FAILED, True)
+        assert running.supervisor.status("good").state is ModuleState.RUNNING
+        monkeypatch.undo()
+
+
+async def test_one_that_cancels_its_own_task_is_failed(package: Package) -> None:
+    package.add("bad", after="asyncio.current_task().cancel()")
+    package.add("good")
+    async with supervised(package) as running:
+        await running.supervisor.start_enabled()
+        await running.until(lambda: running.supervisor.status("bad").state is ModuleState.FAILED)
+        assert running.supervisor.status("bad").reason == "its task was cancelled"
+        assert running.supervisor.status("good").state is ModuleState.RUNNING
+        assert (await running.supervisor.stop("bad")).state is ModuleState.STOPPED
+
+
+async def test_an_error_that_cannot_be_printed_is_named_by_its_class(package: Package) -> None:
+    package.add(
+        "bad",
+        before="""
+            class Mute(Exception):
+                def __str__(self):
+                    raise ValueError
+            raise Mute
+""".strip(),
+    )
+    package.add("good")
+    async with supervised(package) as running:
+        await running.supervisor.start_enabled()
+        bad, good = running.supervisor.statuses()
+        assert bad.reason.startswith("Mute: and cannot say why; starts again")
+        assert good.state is ModuleState.RUNNING
+
+
+async def test_options_that_change_while_it_starts_are_taken(package: Package) -> None:
+    config = 'OPTIONS = (Option(name="n", kind="int", default=1, help="h."),)'
+    package.add(
+        "one",
+        config=config,
+        construct='self.n = context.config.integer("n")',
+        before="self.context.log.append(self.n); await asyncio.sleep(0.05)",
+    )
+    async with supervised(package) as running:
+        starting = asyncio.ensure_future(running.supervisor.start("one"))
+        await running.until(lambda: running.supervisor.status("one").state is ModuleState.STARTING)
+        await running.logged(1)
+        running.environ["AEGIS_MODULES__ONE__N"] = "7"
+        status = await running.supervisor.configure("one", frozenset({"n"}), frozenset())
+        assert status.state is ModuleState.RUNNING
+        assert running.log == [1, "one released", 7]
+        await starting
+
+
+async def test_options_that_change_while_it_starts_again_by_itself_are_taken(
+    package: Package, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(supervising, "FIRST_PAUSE_S", 0.001)
+    config = 'OPTIONS = (Option(name="n", kind="int", default=1, help="h.", reload="live"),)'
+    package.add(
+        "one",
+        config=config,
+        construct='self.n = context.config.integer("n"); context.log.append(self.n)',
+        before="if len(self.context.log) == 1: raise ValueError\n            "
+        "if len(self.context.log) == 2: await asyncio.sleep(3600)",
+    )
+    async with supervised(package) as running:
+        await running.supervisor.start("one")
+        await running.until(lambda: running.supervisor.status("one").state is ModuleState.STARTING)
+        await running.logged(2)
+        running.environ["AEGIS_MODULES__ONE__N"] = "7"
+        status = await running.supervisor.configure("one", frozenset({"n"}), frozenset({"n"}))
+        assert status.state is ModuleState.RUNNING
+        assert running.log == [1, 1, 7]
 
 
 async def test_a_start_during_the_pause_does_not_wait_for_it(

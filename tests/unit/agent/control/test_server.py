@@ -8,7 +8,7 @@ import os
 import random
 import socket
 import stat
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -18,11 +18,13 @@ from websockets.asyncio.client import ClientConnection, unix_connect
 from websockets.exceptions import ConnectionClosedError
 
 from aegis.agent.control.envelope import MAX_REQUEST_BYTES
-from aegis.agent.control.server import MAX_CONNECTIONS, MAX_REQUESTS, ControlServer
+from aegis.agent.control.peers import Peer
+from aegis.agent.control.server import KEPT_FOR_ROOT, MAX_CONNECTIONS, MAX_REQUESTS, OPENING, ControlServer
 from aegis.agent.control.verbs import Verb, Verbs
 from aegis.errors import PolicyNotFound, StorageError
 from aegis.runtime import log
 
+ALL = MAX_CONNECTIONS + OPENING
 TABLE = (
     Verb(name="echo", help="h.", args={"n": int}),
     Verb(name="fail", help="h."),
@@ -186,6 +188,93 @@ async def test_too_many_clients_are_turned_away(tmp_path: Path) -> None:
                 await client.close()
 
 
+async def half_open(path: str) -> socket.socket:
+    """A connection that says nothing, once the server has taken it or cut it."""
+    one = socket.socket(socket.AF_UNIX)
+    one.setblocking(False)
+    one.connect(path)
+    await asyncio.sleep(0)
+    return one
+
+
+async def until(holds: Callable[[], bool]) -> None:
+    async with asyncio.timeout(10):
+        while not holds():  # noqa: ASYNC110  what the kernel says of the sockets tells nobody
+            await asyncio.sleep(0.005)
+
+
+async def test_connections_that_say_nothing_are_bounded(tmp_path: Path) -> None:
+    async with served(tmp_path) as it:
+        silent = [await half_open(it.path) for _ in range(ALL + 23)]
+        try:
+            await until(lambda: cut(silent) == 23)
+            assert len(it.server._there) == ALL
+        finally:
+            for one in silent:
+                one.close()
+        await until(lambda: not it.server._there)
+        async with it.connect() as client:
+            assert len(await ask(client, "echo")) == 2
+
+
+def cut(connections: list[socket.socket]) -> int:
+    """How many of them the server has ended."""
+    count = 0
+    for one in connections:
+        try:
+            count += not one.recv(1, socket.MSG_PEEK)
+        except BlockingIOError:
+            continue
+        except ConnectionError:
+            count += 1
+    return count
+
+
+async def test_root_has_places_of_its_own_among_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Peer, "may_change", property(lambda _: ordinary_may_change))
+    ordinary_may_change = False
+    async with served(tmp_path) as it:
+        silent = [await half_open(it.path) for _ in range(ALL)]
+        try:
+            await until(lambda: cut(silent) == KEPT_FOR_ROOT)
+            ordinary_may_change = True
+            async with it.connect() as client:
+                assert len(await ask(client, "change")) == 2
+        finally:
+            for one in silent:
+                one.close()
+
+
+async def test_one_that_says_nothing_does_not_hold_the_exit(tmp_path: Path) -> None:
+    async with served(tmp_path) as it:
+        silent = await half_open(it.path)
+        await until(lambda: bool(it.server._there))
+        with silent:
+            async with asyncio.timeout(2):  # a handshake may take 5 s
+                await it.server.close()
+
+
+async def test_the_mask_is_never_left_changed_over_an_await(tmp_path: Path) -> None:
+    """What modules make while the socket is opened has the modes they asked for."""
+    before = os.umask(0o022)
+    seen: set[int] = set()
+
+    async def look() -> None:
+        while True:
+            seen.add(os.umask(0o022))
+            await asyncio.sleep(0)
+
+    looking = asyncio.ensure_future(look())
+    try:
+        await asyncio.sleep(0)
+        async with served(tmp_path):
+            await asyncio.sleep(0)
+    finally:
+        looking.cancel()
+        os.umask(before)
+    assert seen == {0o022}
+
+
 async def test_the_socket_is_for_root_and_the_group(tmp_path: Path) -> None:
     async with served(tmp_path) as it:
         mode = stat.S_IMODE(os.stat(it.path).st_mode)
@@ -203,3 +292,7 @@ async def test_where_there_can_be_no_socket(tmp_path: Path) -> None:
     server = ControlServer(str(tmp_path / "no" / "agent.sock"), Verbs(()), log.logger())
     with pytest.raises(StorageError):
         await server.open()
+    server = ControlServer(str(tmp_path / ("x" * 120)), Verbs(()), log.logger())
+    with pytest.raises(StorageError, match="too long"):
+        await server.open()
+    assert not os.listdir(tmp_path)

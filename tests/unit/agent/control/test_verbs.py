@@ -64,6 +64,16 @@ def test_the_table_is_sound() -> None:
     assert changing == {
         name
         for name in names
-        if name.split(".")[-1] in {"apply", "remove", "config"}
-        or (name.startswith("modules.") and name != "modules.list")
+        if name.split(".")[-1] in {"apply", "remove"}
+        or (name.startswith("modules.") and name not in {"modules.list", "modules.config"})
     }
+    for verb in VERBS:
+        assert set(verb.changing_args) <= set(verb.args)
+
+
+def test_showing_options_is_a_question_and_setting_them_an_order() -> None:
+    (config,) = (verb for verb in VERBS if verb.name == "modules.config")
+    assert not config.changes_with({"name": "telemetry"})
+    assert config.changes_with({"name": "telemetry", "set": {}})
+    (apply,) = (verb for verb in VERBS if verb.name == "policy.apply")
+    assert apply.changes_with({})

@@ -11,18 +11,22 @@ from typing import Any
 import pytest
 
 from aegis._native import records
+from aegis._native.flowtable import FlowTable
 from aegis._native.records import RecordBatch
 from aegis.agent.context import ModuleContext
 from aegis.agent.control.verbs import Verbs
 from aegis.agent.flow_source import FlowSource
 from aegis.agent.owners import Owners
-from aegis.errors import FeatureUnsupported, LoadRejected
+from aegis.errors import EnvelopeInvalid, FeatureUnsupported, LoadRejected, ModuleError
 from aegis.host.reader import Host
 from aegis.kernel import abi
+from aegis.kernel.flows import SocketOwner
 from aegis.model.event import ConnectEvent, Event, ExecEvent, ExitEvent, LossEvent
 from aegis.model.process import Process, owner_key
+from aegis.modules.observability import module
 from aegis.modules.observability.config import OPTIONS
-from aegis.modules.observability.module import Observability
+from aegis.modules.observability.module import FLOWS_A_SLICE, Observability
+from aegis.modules.observability.table import ProcessTable
 from aegis.runtime import log
 from aegis.runtime.bus import Bus
 from aegis.runtime.clock import SystemClock
@@ -227,7 +231,144 @@ async def test_flows_without_a_flow_table_are_refused_by_name() -> None:
             await collect(answer({}))
 
 
-async def collect(stream: Any) -> list[object]:
+class Loaded(FlowSource):
+    """A flow table of so many rows, flow N last seen in second N, that no kernel is behind."""
+
+    def __init__(self, around: Around, count: int) -> None:
+        super().__init__(around.bus, around.clock, around.context.log)
+        self._table = FlowTable(count)
+        self._table.next_harvest()
+        self.asked: list[int] = []
+        for number in range(count):
+            key = {"local_port": number, "protocol": 17}
+            owner = owner_key(PID + number % 2, START)
+            value = {"packets": [1, 0], "epoch": number, "first_ns": 1, "owner": owner}
+            self._table.ingest(abi.pack("aegis_flow_row", key=key, value=value))
+
+    @property
+    def available(self) -> bool:
+        return True
+
+    def owner(self, owner: int) -> SocketOwner:
+        self.asked.append(owner)
+        return SocketOwner(
+            label="process", pid=owner & 0x3FFFFF, start_ns=START, uid=3, cgroup_id=1, comm=b"gone"
+        )
+
+
+def listing(around: Around, args: dict[str, Any]) -> Any:
+    return around.verbs.find("flows", args)[1](args)
+
+
+async def test_a_long_listing_lets_others_in_between() -> None:
+    around = Around()
+    around.context.flows = flows = Loaded(around, 20 * FLOWS_A_SLICE)
+    turns = 0
+
+    async def other() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    async with around.running():
+        busy = asyncio.create_task(other())
+        found = await collect(listing(around, {}))
+        busy.cancel()
+        assert sorted(flow.src_port for flow in found) == list(range(20 * FLOWS_A_SLICE))
+        assert turns >= 20
+        assert len(flows.asked) == 2, "each owner once a listing"
+        assert {flow.comm for flow in found} == {"gone"}
+
+
+async def test_listings_do_not_make_the_table_grow(monkeypatch: pytest.MonkeyPatch) -> None:
+    tables: list[ProcessTable] = []
+
+    class Watched(ProcessTable):
+        def __init__(self, *args: Any, **named: Any) -> None:
+            super().__init__(*args, **named)
+            tables.append(self)
+
+    monkeypatch.setattr(module, "ProcessTable", Watched)
+    around = Around()
+    around.context.flows = Loaded(around, 10)
+    async with around.running():
+        (table,) = tables
+        before = len(table)
+        for _ in range(2):
+            assert len(await collect(listing(around, {}))) == 10
+        assert len(table) == before
+
+
+async def test_the_last_flows_are_those_seen_latest() -> None:
+    around = Around()
+    around.context.flows = Loaded(around, 300)
+    async with around.running():
+        found = await collect(listing(around, {"last": 3}))
+        assert [flow.src_port for flow in found] == [299, 298, 297]
+        assert await collect(listing(around, {"last": 0})) == []
+        assert len(await collect(listing(around, {"last": 10**30}))) == 300
+        with pytest.raises(EnvelopeInvalid, match="must not be negative"):
+            await collect(listing(around, {"last": -1}))
+
+
+async def test_listings_take_turns() -> None:
+    around = Around()
+    around.context.flows = Loaded(around, 300)
+    async with around.running():
+        first = listing(around, {})
+        await anext(first)
+        second = asyncio.create_task(collect(listing(around, {})))
+        await asyncio.sleep(0.05)
+        assert not second.done()
+        assert len(await collect(first)) == 299
+        assert len(await second) == 300
+        left = listing(around, {})
+        await anext(left)
+        await left.aclose()
+        async with asyncio.timeout(1):
+            assert len(await collect(listing(around, {}))) == 300
+
+
+async def test_a_client_that_stops_reading_gives_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "STALLED_NS", 50_000_000)
+    around = Around()
+    around.context.flows = Loaded(around, 300)
+    async with around.running():
+        stalled = listing(around, {})
+        await anext(stalled)
+        async with asyncio.timeout(10):
+            assert len(await collect(listing(around, {}))) == 300
+        with pytest.raises(ModuleError, match="given up"):
+            await collect(stalled)
+        assert len(await collect(listing(around, {}))) == 300
+
+
+async def test_exits_lost_in_the_ring_are_noticed_without_a_word(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "RECONCILE_EVERY_S", 0.01)
+    monkeypatch.setattr(module, "RECONCILE_AT_LEAST_NS", 0)
+    around = Around()
+    async with around.running():
+        around.bus.publish("process", RecordBatch.from_bytes(exec_bytes(PID)))
+        await around.events(1)
+        async with asyncio.timeout(10):
+            while around.owners.find(owner_key(PID, START + PID)):  # noqa: ASYNC110 - nothing tells of it
+                await asyncio.sleep(0.01)
+
+
+async def test_a_crowd_is_looked_through_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "RECONCILE_AT_LEAST_NS", 0)
+    monkeypatch.setattr(module, "GROWTH", 10)
+    around = Around()
+    pids = len(around.host.pids()) + 100
+    async with around.running():
+        for first in range(2 * pids + 20):
+            around.bus.publish("process", RecordBatch.from_bytes(exec_bytes(PID + first)))
+            await around.events(first + 1)
+        assert around.owners.find(owner_key(PID, START + PID)) is None
+
+
+async def collect(stream: Any) -> list[Any]:
     return [item async for item in stream]
 
 

@@ -13,7 +13,14 @@ from aegis._native import records
 from aegis.kernel import abi
 from aegis.model.absent import Absent
 from aegis.model.process import Cgroup, OwnerLabel, Process, owner_key
-from aegis.modules.observability.table import LABELS, NO_CGROUP, UNSEEN, ProcessTable
+from aegis.modules.observability.table import (
+    CGROUPS,
+    LABELS,
+    NO_CGROUP,
+    NOT_KEPT,
+    UNSEEN,
+    ProcessTable,
+)
 
 START = 7_000_000_000_000
 UNIT = Cgroup(id=40, path="/system.slice/a.service", unit="a.service")
@@ -293,12 +300,79 @@ def test_reconcile_forgets_only_what_neither_runs_nor_ended() -> None:
         one.exec(exec_record(pid, START + pid * 2048, ancestors=()))
     one.exit(exit_record(502, START + 502 * 2048))
     one.snapshot([proc(300, START), proc(301, START)])
+    assert one.reconcile([500, 300]) == 0
+    assert one.find(501, START + 501 * 2048), "its exit may be on its way"
     assert one.reconcile([500, 300]) == 1
     assert one.find(500, START + 500 * 2048)
     assert one.find(501, START + 501 * 2048) is None
     assert one.find(502, START + 502 * 2048)
     assert one.find(300, START)
     assert one.find(301, START) is None
+
+
+def test_an_exit_that_is_late_still_finds_its_process() -> None:
+    one = table()
+    process = one.exec(exec_record(500, START, ancestors=()))
+    one.reconcile([])
+    assert one.exit(exit_record(500, START)) is process
+    assert one.reconcile([]) == 0
+    assert one.find(500, START) is process
+
+
+def test_reconcile_forgets_those_whose_number_another_has_now() -> None:
+    one = table()
+    for at in (2, 0, 1):  # the newest first and last would both be wrong to take for the running one
+        one.exec(exec_record(500, START + at * 2048, ancestors=()))
+    one.reconcile([500])
+    assert one.reconcile([500]) == 2
+    assert one.find(500, START + 2 * 2048)
+    assert len(one) == 1
+
+
+def test_sockets_of_processes_never_seen_leave_nothing_behind() -> None:
+    one = table(keep_ended=50)
+    for at in range(1000):
+        one.owner(500 + at, START + at * 2048, uid=0, cgroup_id=40, comm=b"ghost")
+    assert len(one) == 50
+    assert one.exit(exit_record(1499, START + 999 * 2048)).comm == b"ghost"
+    nothing = table(keep_ended=0)
+    nothing.owner(500, START, uid=0, cgroup_id=99, comm=b"ghost")
+    assert len(nothing) == 0
+
+
+def test_what_only_the_kernel_remembers_is_told_and_not_kept() -> None:
+    one = table(keep_ended=1)
+    one.exec(exec_record(500, START, ancestors=()))
+    one.exit(exit_record(500, START))
+
+    def remembered(pid: int) -> Process:
+        return one.remembered(pid, START, uid=7, cgroup_id=40, comm=b"ghost")
+
+    assert remembered(500).exe == b"/bin/program"
+    assert remembered(501).exe is UNSEEN, "nothing was forgotten yet"
+    one.exec(exec_record(502, START, ancestors=()))
+    one.exit(exit_record(502, START))
+    for _ in range(10):
+        process = remembered(500)
+        assert (process.uid, process.comm, process.cgroup, process.exe) == (7, b"ghost", UNIT, NOT_KEPT)
+    assert (len(one), one.unseen) == (1, 0)
+
+
+def test_cgroups_are_kept_up_to_a_number() -> None:
+    asked: list[int] = []
+
+    def cgroup_of(identity: int) -> Cgroup | None:
+        asked.append(identity)
+        return UNIT
+
+    one = ProcessTable(cgroup_of, nobody, keep_ended=1)
+    for identity in range(3 * CGROUPS):
+        one.learn_cgroup(Cgroup(id=identity, path=f"/{identity}", unit=None))
+    assert len(one._cgroups) == CGROUPS
+    assert one.cgroup(3 * CGROUPS - 1) != UNIT
+    assert one.cgroup(0) is one.cgroup(0) is UNIT
+    assert asked == [0]
+    assert len(one._cgroups) == CGROUPS
 
 
 def test_it_stays_small_whatever_happens() -> None:

@@ -1,0 +1,30 @@
+"""`aegis doctor` without an agent answers in the shape of the agent's own answer."""
+
+from __future__ import annotations
+
+import asyncio
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from aegis.agent.answers import Answers
+from aegis.cli import doctor
+from aegis.kernel import features
+from aegis.kernel.features import Feature
+
+FOUND = (
+    Feature(name="bpf", state="ok", source="", reason="", effect="", hint=""),
+    Feature(name="tcx", state="missing", source="tried", reason="r", effect="e", hint="h"),
+)
+
+
+def without_time(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [{key: value for key, value in row.items() if key not in {"time", "time_ns"}} for row in rows]
+
+
+def test_local_rows_are_as_the_agents(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(features, "probe_all", lambda: FOUND)
+    agent = SimpleNamespace(kernel=SimpleNamespace(probe=lambda: FOUND))
+    told = cast("list[dict[str, Any]]", asyncio.run(Answers(cast("Any", agent)).doctor({})))
+    assert without_time(doctor.local_rows()) == without_time(told)
