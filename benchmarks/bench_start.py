@@ -55,7 +55,8 @@ def _once(stage: Stage) -> float:
         here.read(1)  # the first datagram has arrived
         started = time.clock_gettime_ns(time.CLOCK_MONOTONIC)
         stage.start_agent()
-        last, count = receiver.result(30)
+        found: tuple[int, int] = receiver.result(30)
+    last, count = found
     stage.stop_agent()
     if last <= started or last >= started + (SENDING_S - 1) * 1e9:
         raise RuntimeError(
