@@ -5,6 +5,7 @@ AegisError                      code (snake_case, stable), retryable, hint; str(
   HostError                     errno
   KernelError                   errno, operation, object
     FeatureUnsupported CapabilityMissing LoadRejected AttachFailed MapFull MapAccessFailed AbiMismatch
+      ShapeMismatch             of a shared or pinned table
   ProtocolError
     RemoteProtocolError
       EnvelopeInvalid           a message on the control socket that cannot be read
@@ -122,6 +123,10 @@ class AbiMismatch(KernelError):
     """Object, header and compiled reader do not agree on a layout, or a pinned map has another shape."""
 
     code = "abi_mismatch"
+
+
+class ShapeMismatch(AbiMismatch):
+    """A table that was to be shared, mostly a pinned one, has another shape; the object itself is sound."""
 
 
 class ProtocolError(AegisError):

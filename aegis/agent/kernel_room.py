@@ -13,16 +13,16 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from aegis.errors import AbiMismatch, AegisError, HostError, KernelError, StorageError
+from aegis.errors import AegisError, HostError, KernelError, ShapeMismatch, StorageError
 from aegis.host.cgroups import mounted_at
 from aegis.host.reader import Host
 from aegis.host.rtnetlink import Link
 from aegis.kernel.constants import Constants
-from aegis.kernel.datapath import CORE, Datapath, pinned_interfaces
+from aegis.kernel.datapath import CORE, Datapath, clear, load_most, pinned_interfaces
 from aegis.kernel.enforcer import Enforcer
 from aegis.kernel.maps import map_bytes
 from aegis.kernel.pins import PinDirectory
-from aegis.kernel.policy_slots import PolicySlots
+from aegis.kernel.policy_slots import PolicySlots, generation_in
 from aegis.kernel.tc import Way
 from aegis.model.absent import Absent
 from aegis.model.policy import EnforcementState
@@ -69,6 +69,7 @@ class KernelRoom:
         self._health = health
         self._log = log
         self._reason = ""
+        self._started = False  # the enforcer: until then it does not know what the kernel enforces
         self._closed = False
         self._unreadable = False  # the interfaces, when last read
         self._quiet_looks = 0  # since a hook was lost
@@ -88,6 +89,10 @@ class KernelRoom:
             return SMALL_FLOWS if self._host.memory_bytes() < SMALL_HOST_BYTES else FLOWS
         except HostError:
             return SMALL_FLOWS
+
+    @property
+    def _map_sizes(self) -> dict[str, int]:
+        return {"aegis_ring": self.ring_bytes, "aegis_flows": self.flow_entries}
 
     @cached_property
     def constants(self) -> Constants:
@@ -177,23 +182,25 @@ class KernelRoom:
             pin_dir = None
         try:
             return self._install_at(indexes, pin_dir)
-        except AbiMismatch as error:
+        except ShapeMismatch as error:
             if pin_dir is None:
                 raise
+            # What was pinned goes on judging unless there is something to put in its place.
+            load_most(CORE, self.constants, self._map_sizes, {}, self.btf)[0].close()
             self._health.raise_(
                 "pins_replaced", f"what was pinned had another shape and was made anew: {error}"
             )
             pins = PinDirectory(pin_dir)
             if indexes is None:
                 indexes = list(pinned_interfaces(pins))
-            pins.clear()
+            clear(pins)
             return self._install_at(indexes, pin_dir)
 
     def _install_at(self, indexes: Iterable[int] | None, pin_dir: Path | None) -> Datapath:
         return Datapath.install(
             CORE,
             constants=self.constants,
-            map_sizes={"aegis_ring": self.ring_bytes, "aegis_flows": self.flow_entries},
+            map_sizes=self._map_sizes,
             interfaces=indexes,
             cgroup_root=self.cgroup_root,
             pin_dir=pin_dir,
@@ -231,7 +238,12 @@ class KernelRoom:
 
     def enforce(self) -> EnforcementState:
         """Take over the policy in the kernel, or load the committed one."""
-        slots = None if self.datapath is None else PolicySlots.of(self.datapath)
+        slots = None
+        try:
+            slots = None if self.datapath is None else PolicySlots.of(self.datapath)
+        except (KernelError, OSError) as error:
+            self._reason = f"the policy tables cannot be used: {error}"
+            self._health.raise_("policy_not_loaded", self._reason)
         self.enforcer = Enforcer(
             self._state_dir,
             slots,
@@ -239,10 +251,12 @@ class KernelRoom:
             hooked=lambda: self.datapath is not None and bool(self.datapath.interfaces()),
         )
         try:
-            return self.enforcer.start()
+            state = self.enforcer.start()
         except (KernelError, StorageError) as error:
             self._health.raise_("policy_not_loaded", f"{error.code}: {error}", error.hint or "")
             return self.enforcer.state()
+        self._started = True
+        return state
 
     def listen(self, publish: Publish, loop: asyncio.AbstractEventLoop) -> None:
         """Make the hub; its sensors come with their listeners."""
@@ -263,6 +277,7 @@ class KernelRoom:
         """The regular look, once a minute: as `refresh_interfaces`, and what was lost long ago is forgotten."""
         self._quiet_looks += 1
         self.refresh_interfaces()
+        self._look_before()
         if self._quiet_looks >= LOOKS_REMEMBERED:
             self._health.clear("hook_lost")
 
@@ -300,6 +315,27 @@ class KernelRoom:
                 failed[f"interface {index}"] = error
         self._tell_about(links, failed)
 
+    def _look_before(self) -> None:
+        """Whether somebody's program comes before ours: packets it accepts or drops are not judged."""
+        datapath, told = self.datapath, []
+        if datapath is None:
+            return
+        for index in sorted(datapath.touched()):
+            try:
+                found = datapath.before(index)
+            except KernelError as error:
+                self._log.warning("programs before ours cannot be listed", interface=index, error=str(error))
+                continue
+            told += [
+                f"{one.direction.name.lower()} of interface {index}: {one.name or 'program'}"
+                + (f" (id {one.program_id})" if one.program_id else "")
+                for one in found
+            ]
+        if told:
+            self._health.raise_("hook_preceded", "; ".join(told))
+        else:
+            self._health.clear("hook_preceded")
+
     def _mend(self, datapath: Datapath) -> None:
         try:
             mended = datapath.mend()
@@ -307,16 +343,19 @@ class KernelRoom:
             self._health.raise_("hook_lost", f"the hooks cannot be looked at: {error}", error.hint or "")
             self._quiet_looks = 0
             return
-        told = []
+        told, unseen = [], []
         for each in mended:
             if each.error is None:
                 told.append(f"{each.part}: was taken off, and is attached again")
+            elif not each.seen:
+                unseen.append(f"{each.part}: cannot be looked at: {each.error}")
             elif each.error.errno != errno.ENODEV:  # a device that went takes its hooks along
                 told.append(f"{each.part}: was taken off, and cannot be attached again: {each.error}")
         if told:
-            self._quiet_looks = 0
             self._log.warning("hooks lost", what="; ".join(told))
-            self._health.raise_("hook_lost", "; ".join(told))
+        if told or unseen:
+            self._quiet_looks = 0
+            self._health.raise_("hook_lost", "; ".join(told + unseen))
 
     @cached_property
     def features(self) -> tuple[Feature, ...]:
@@ -377,8 +416,13 @@ class KernelRoom:
 
     @property
     def committed(self) -> bool:
-        """Whether a policy is in force that a stop may leave enforced."""
-        return self.enforcer.state().state in {"observing", "enforcing", "stale"}
+        """Whether the kernel holds a policy that a stop may leave enforced. What cannot be known counts as one."""
+        if self.datapath is None or (self._started and self.enforcer.state().state == "none"):
+            return False
+        try:
+            return generation_in(self.datapath) != 0
+        except KernelError:
+            return True
 
     def stop_listening(self) -> None:
         """Unload the sensors and leave the loop."""

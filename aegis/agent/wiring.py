@@ -19,7 +19,7 @@ from aegis.agent.kernel_room import KernelRoom
 from aegis.agent.options import Options
 from aegis.agent.owners import Owners
 from aegis.agent.resources import Resources
-from aegis.errors import HostError, KernelError, StorageError
+from aegis.errors import AegisError, HostError, KernelError, StorageError
 from aegis.host.changes import NetworkChanges
 from aegis.host.reader import Host
 from aegis.host.rtnetlink import Link
@@ -284,17 +284,38 @@ class Agent:
         from aegis.agent.loss_watch import LossWatch
 
         losses = LossWatch(self.clock, self.health, self.history)
-        losses.start(self._ring_full())
+        started = False
+
+        def lost() -> None:
+            nonlocal started
+            found = self._ring_full()
+            if not started:
+                losses.start(found)
+                started = True
+            losses.take(found)
+
+        self._guarded({"lost records": lost})
         looked_ns = self.clock.monotonic_ns()
         while True:
             await self.clock.sleep(TICK_S)
-            self.resources.tick()
-            losses.take(self._ring_full())
+            look = self.kernel.look_quickly
             if self.clock.monotonic_ns() - looked_ns >= LOOK_NS:
                 looked_ns = self.clock.monotonic_ns()
-                self.kernel.look()
-            else:
-                self.kernel.look_quickly()
+                look = self.kernel.look
+            self._guarded({"resources": self.resources.tick, "lost records": lost, "hooks": look})
+
+    def _guarded(self, steps: Mapping[str, Callable[[], None]]) -> None:
+        """Take each step; what the kernel or the host refuses is a condition and the next step, not the agent's end."""
+        failed = []
+        for name, step in steps.items():
+            try:
+                step()
+            except (AegisError, OSError) as error:
+                failed.append(f"{name}: {error}")
+        if failed:
+            self.health.raise_("look_failed", "; ".join(failed))
+        else:
+            self.health.clear("look_failed")
 
     async def _harvest(self) -> None:
         while True:

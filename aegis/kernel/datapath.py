@@ -25,6 +25,7 @@ from aegis.kernel.sensors import RING
 from aegis.kernel.tc import ClsactFilter, Direction, Way
 
 Hook = Link | ClsactFilter
+Place = tuple[int, Direction] | str  # of a packet hook; or the name of another link's pin
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,10 +70,14 @@ class Missing:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Mended:
-    """A hook somebody had taken our program off, and, where it could not be put back, why."""
+    """A hook somebody had taken our program off, and, where it could not be put back, why.
+
+    Not `seen`: whether it is in place cannot be told, and `error` says why; it counts as attached.
+    """
 
     part: str
     error: KernelError | None
+    seen: bool = True
 
 
 class Datapath:
@@ -107,7 +112,7 @@ class Datapath:
         """Load and attach everywhere, adopting what is pinned. Without `pin_dir` all ends with the process.
 
         `interfaces` None: they cannot be known now, so those of the agent before are kept.
-        AbiMismatch: a pinned table has another layout, nothing was changed (`PinDirectory.clear` begins anew).
+        ShapeMismatch: a pinned table has another layout, nothing was changed (`clear` begins anew).
         """
         pins = PinDirectory(pin_dir) if pin_dir is not None else None
         if pins is not None:
@@ -265,22 +270,33 @@ class Datapath:
         return hook
 
     def remove_interface(self, ifindex: int) -> None:
-        """Take our programs off one interface; one that is gone already is no error."""
-        for direction in Direction:
-            if (ifindex, direction) not in self._hooks and self._pins is not None:
-                # Kept of the agent before, where ours was refused.
+        """Take our programs off one interface; one that is gone already is no error.
+
+        An error in one direction does not spare the other. What could not be removed is still in `touched`.
+        """
+        with contextlib.ExitStack() as steps:  # each is taken whatever the others raise; the last one first
+            if self._pins is not None and ifindex in self._pins.clsact_interfaces():
+                steps.callback(self._drop_clsact, ifindex)
+            for direction in Direction:
+                steps.callback(self._remove_hook, ifindex, direction)
+
+    def _remove_hook(self, ifindex: int, direction: Direction) -> None:
+        hook = self._hooks.get((ifindex, direction))
+        if isinstance(hook, ClsactFilter):
+            hook.detach()
+            del self._hooks[ifindex, direction]
+            if hook.made_qdisc and self._pins is None:
+                tc.destroy_clsact(ifindex)
+            return
+        try:
+            if (
+                self._pins is not None
+            ):  # without a hook it is one kept of the agent before, where ours was refused
                 self._pins.drop_link(link_name(ifindex, direction))
-            hook = self._hooks.pop((ifindex, direction), None)
-            if isinstance(hook, Link):
-                if self._pins is not None:
-                    self._pins.drop_link(link_name(ifindex, direction))
+        finally:
+            self._hooks.pop((ifindex, direction), None)
+            if hook is not None:
                 hook.close()
-            elif hook is not None:
-                hook.detach()
-                if hook.made_qdisc and self._pins is None:
-                    tc.destroy_clsact(ifindex)
-        if self._pins is not None and ifindex in self._pins.clsact_interfaces():
-            self._drop_clsact(ifindex)
 
     def _drop_clsact(self, ifindex: int) -> None:
         if self._pins is not None:
@@ -305,27 +321,34 @@ class Datapath:
 
     def in_place(self) -> bool:
         """Whether everything attached is still where it was put. Asked often: a few system calls a hook."""
-        return not self._displaced()
+        return self._displaced() == ((), ())
 
-    def _displaced(self) -> tuple[tuple[int, Direction] | str, ...]:
-        """The packet hooks and, by name, the links that somebody took off, gave another program or unpinned."""
+    def _displaced(self) -> tuple[tuple[Place, ...], tuple[Mended, ...]]:
+        """What somebody took off, gave another program or unpinned, and what cannot be looked at."""
         pinned = None if self._pins is None else self._pins.link_names()
-        lost: list[tuple[int, Direction] | str] = []
-        for (ifindex, direction), hook in self._hooks.items():
-            ours = self._program_id(self._plan.packet[direction])
-            if isinstance(hook, Link):
-                found = hook.info()
-                held = found.ifindex == ifindex and found.program_id == ours
-                held = held and (pinned is None or link_name(ifindex, direction) in pinned)
-            else:
-                held = hook.program_id() == ours
-            if not held:
-                lost.append((ifindex, direction))
-        for name, link in self._links.items():
-            at_cgroup = name.removeprefix("cgroup-") in self._plan.cgroup
-            if (at_cgroup and not link.info().cgroup_id) or (pinned is not None and name not in pinned):
-                lost.append(name)
-        return tuple(lost)
+        lost: list[Place] = []
+        unseen: list[Mended] = []
+        places: tuple[Place, ...] = (*self._hooks, *self._links)
+        for place in places:
+            try:
+                if not self._holds(place, pinned):
+                    lost.append(place)
+            except KernelError as error:
+                unseen.append(Mended(part=part_name(place), error=error, seen=False))
+        return tuple(lost), tuple(unseen)
+
+    def _holds(self, place: Place, pinned: frozenset[str] | None) -> bool:
+        if isinstance(place, str):
+            at_cgroup = place.removeprefix("cgroup-") in self._plan.cgroup
+            on = not at_cgroup or bool(self._links[place].info().cgroup_id)
+            return on and (pinned is None or place in pinned)
+        ifindex, direction = place
+        hook, ours = self._hooks[place], self._program_id(self._plan.packet[direction])
+        if isinstance(hook, ClsactFilter):
+            return hook.program_id() == ours
+        found = hook.info()
+        on = found.ifindex == ifindex and found.program_id == ours
+        return on and (pinned is None or link_name(ifindex, direction) in pinned)
 
     def _program_id(self, name: str) -> int:
         if name not in self._ids:
@@ -334,13 +357,13 @@ class Datapath:
 
     def mend(self) -> tuple[Mended, ...]:
         """Put back what is not in place any more. What cannot be put back is no longer counted as attached."""
-        displaced = self._displaced()
+        displaced, unseen = self._displaced()
         if displaced and self._pins is not None:
             self._pins.make()
-        return tuple(self._mend(each) for each in displaced)
+        return (*(self._mend(each) for each in displaced), *unseen)
 
-    def _mend(self, lost: tuple[int, Direction] | str) -> Mended:
-        part = lost if isinstance(lost, str) else f"{lost[1].name.lower()} of interface {lost[0]}"
+    def _mend(self, lost: Place) -> Mended:
+        part = part_name(lost)
         try:
             if isinstance(lost, str):
                 self._mend_link(lost)
@@ -352,13 +375,13 @@ class Datapath:
 
     def _mend_hook(self, ifindex: int, direction: Direction) -> None:
         program = self.object.program(self._plan.packet[direction])
-        before = self._hooks.pop((ifindex, direction))
+        before = self._hooks[ifindex, direction]
         if isinstance(before, Link) and self._pins is not None:
             found = before.info()
             if found.ifindex == ifindex and found.program_id == self._program_id(program.name):
-                self._hooks[ifindex, direction] = before  # only its pin is gone
-                self._pins.put_link(before, link_name(ifindex, direction))
+                self._pins.put_link(before, link_name(ifindex, direction))  # only its pin is gone
                 return
+        del self._hooks[ifindex, direction]
         try:
             hook = self._attach_packet(program, ifindex, direction)
         finally:
@@ -383,25 +406,33 @@ class Datapath:
         ours = frozenset(program.info().id for program in self.object.programs())
         return tuple(other for ifindex in self.touched() for other in tc.other_programs(ifindex, ours))
 
+    def before(self, ifindex: int) -> tuple[tc.OtherProgram, ...]:
+        """Programs that are not ours and run before ours on an interface. Raises KernelError."""
+        return tc.programs_before(
+            ifindex, frozenset(self._program_id(name) for name in self._plan.packet.values())
+        )
+
     def map(self, name: str) -> Map:
         return self.object.map(name)
 
     def close(self) -> None:
         """Leave. What is pinned stays and goes on judging; what is not pinned ends."""
-        if self._pins is None:
-            for ifindex in self.touched():
-                self.remove_interface(ifindex)
-        self._release()
-        self.object.close()
+        self._end(remove=self._pins is None)
 
     def detach(self) -> None:
-        """Take everything down: hooks, links, pins and tables."""
-        for ifindex in self.touched():
-            self.remove_interface(ifindex)
-        if self._pins is not None:
-            self._pins.remove_all()
-        self._release()
-        self.object.close()
+        """Take everything down: hooks, links, pins and tables. An error in one part does not spare the others."""
+        self._end(remove=True)
+
+    def _end(self, *, remove: bool) -> None:
+        with contextlib.ExitStack() as steps:  # each is taken whatever the others raise; the last one first
+            steps.callback(self.object.close)
+            steps.callback(self._release)
+            if not remove:
+                return
+            if self._pins is not None:
+                steps.callback(self._pins.remove_all)
+            for ifindex in self.touched():
+                steps.callback(self.remove_interface, ifindex)
 
     def _release(self) -> None:
         for hook in (*self._hooks.values(), *self._links.values()):
@@ -443,6 +474,11 @@ def load_most(
             return loaded, tuple(missing)
 
 
+def part_name(place: Place) -> str:
+    """A place as people are told of it."""
+    return place if isinstance(place, str) else f"{place[1].name.lower()} of interface {place[0]}"
+
+
 def link_name(ifindex: int, direction: Direction) -> str:
     """The pin's name of a tcx link."""
     return f"tcx-{ifindex}-{direction.name.lower()}"
@@ -464,11 +500,17 @@ def drop_clsact(pins: PinDirectory, ifindex: int) -> None:
     pins.unmark_clsact(ifindex)
 
 
+def clear(pins: PinDirectory) -> None:
+    """Remove every hook and table of an agent before. Its clsact filters first: they stay without any pin."""
+    for ifindex in pins.clsact_interfaces():
+        drop_clsact(pins, ifindex)
+    pins.clear()
+
+
 def uninstall(pin_dir: Path) -> None:
     """Remove every hook and pin of this ABI below `pin_dir` without loading anything. Raises FeatureUnsupported."""
     pins = PinDirectory(pin_dir)
     if not pins.root.exists():
         raise FeatureUnsupported("find", str(pins.root), errno.ENOENT, detail="nothing is installed")
-    for ifindex in pins.clsact_interfaces():
-        drop_clsact(pins, ifindex)
+    clear(pins)
     pins.remove_all()

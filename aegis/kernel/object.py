@@ -15,7 +15,14 @@ from typing import Any, Self
 import msgspec
 
 import aegis
-from aegis.errors import AbiMismatch, CapabilityMissing, FeatureUnsupported, KernelError, LoadRejected
+from aegis.errors import (
+    AbiMismatch,
+    CapabilityMissing,
+    FeatureUnsupported,
+    KernelError,
+    LoadRejected,
+    ShapeMismatch,
+)
 from aegis.kernel.constants import SECTION, Constants
 from aegis.kernel.library import CAPABILITIES_HINT, checked, failure, messages, open_library
 from aegis.kernel.maps import Map, MapShape
@@ -170,7 +177,7 @@ class BpfObject:
 
         `map_sizes`: entries (bytes for a ring) by map name. `autoload`: only these programs (None: all that the file
         loads by default). `reuse`: tables to share instead of making them; those the object does not declare are left
-        out, a table keeps its own number of entries, and AbiMismatch says that one has another layout.
+        out, a table keeps its own number of entries, and ShapeMismatch says that one has another layout.
         `btf`: type information of the kernel from a file instead of /sys/kernel/btf/vmlinux (for field offsets only).
         """
         ffi, lib = open_library()
@@ -319,7 +326,7 @@ def declared_shape(pointer: Any) -> MapShape:
 
 
 def expect_same_shape(name: str, declared: MapShape, found: MapShape) -> None:
-    """Raise AbiMismatch that names every difference; the number of entries may differ."""
+    """Raise ShapeMismatch that names every difference; the number of entries may differ."""
     ignored = {"max_entries": ~0, "flags": NOT_PART_OF_SHAPE}
     differences = [
         f"{field} {getattr(found, field)} instead of {getattr(declared, field)}"
@@ -327,4 +334,4 @@ def expect_same_shape(name: str, declared: MapShape, found: MapShape) -> None:
         if (getattr(found, field) ^ getattr(declared, field)) & ~ignored.get(field, 0)
     ]
     if differences:
-        raise AbiMismatch("reuse", name, detail=", ".join(differences))
+        raise ShapeMismatch("reuse", name, detail=", ".join(differences))

@@ -154,6 +154,12 @@ class PolicySlots:
                 self._images.delete(_key(slot))
 
 
+def generation_in(tables: Any) -> int:
+    """The generation the state word names, of anything with `map(name)`; 0 is no policy. Raises KernelError."""
+    word = tables.map(_TABLES["control"]).lookup(_ZERO_KEY) or b""
+    return int.from_bytes(word[:8], "little") >> GENERATION_SHIFT
+
+
 _TABLES = {"images": "aegis_images", "control": "aegis_control", "hits": "aegis_rule_hits"}
 
 

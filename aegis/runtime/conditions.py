@@ -45,6 +45,16 @@ CONDITIONS: tuple[ConditionKind, ...] = (
         hint="find out who did it: another agent, tc or bpftool",
     ),
     ConditionKind(
+        code="hook_preceded",
+        when="a program of somebody else runs before ours at an interface: what it lets pass or drops is not judged by policy",
+        hint="aegis doctor lists the programs; attach them after ours",
+    ),
+    ConditionKind(
+        code="look_failed",
+        when="hooks, losses or resources could not be looked at: what the kernel enforces goes on",
+        hint="nothing to do; it is tried again every second",
+    ),
+    ConditionKind(
         code="flows_unavailable",
         when="the flow table cannot be read: flows are counted and judged in the kernel, and cannot be shown",
         hint="aegis doctor names what is missing",

@@ -21,7 +21,7 @@ from aegis.kernel.datapath import CORE, Datapath, Plan, link_name, uninstall
 from aegis.kernel.filters import list_filters
 from aegis.kernel.links import Link
 from aegis.kernel.maps import Map
-from aegis.kernel.object import BpfObject
+from aegis.kernel.object import BpfObject, Program
 from aegis.kernel.pins import FRESH, PinDirectory
 from aegis.kernel.tc import Direction, Way
 from tests.support.world import World
@@ -422,4 +422,80 @@ def test_the_core_object_installs_whole(world: World) -> None:
         )
         seen = path.map("aegis_packet_totals").sum_u64(struct.pack("I", 0))
         assert seen[0] >= 101
+    clean(world, path)
+
+
+@BOTH
+def test_one_direction_alone_is_not_a_watched_interface(
+    world: World, way: Way, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    attach = tc.attach
+
+    def one_way(program: Program, ifindex: int, direction: Direction, **given: Way | None) -> object:
+        if direction is Direction.INGRESS:
+            raise AttachFailed("attach", f"{ifindex}", errno.EBUSY)
+        return attach(program, ifindex, direction, **given)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(tc, "attach", one_way)
+        path = install(world, way)
+    assert path.interfaces() == frozenset()
+    assert path.touched() == {world.a.index}
+    assert [each.part for each in path.missing] == [f"interface {world.a.index}"]
+    with world.a.entered():
+        path.add_interface(world.a.index)
+    assert path.interfaces() == {world.a.index}
+    clean(world, path)
+
+
+@pytest.mark.require("tcx")
+def test_a_pin_that_cannot_be_dropped_spares_no_other_direction(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drop, refused = PinDirectory.drop_link, [""]
+
+    def refusing(pins: PinDirectory, name: str) -> None:
+        if name.endswith(refused[0]):
+            raise AttachFailed("open", name, errno.EMFILE)
+        drop(pins, name)
+
+    for refused[0], other in (("egress", Direction.INGRESS), ("ingress", Direction.EGRESS)):
+        path = install(world)
+        with world.a.entered():
+            with monkeypatch.context() as patch:
+                patch.setattr(PinDirectory, "drop_link", refusing)
+                with pytest.raises(AttachFailed):
+                    path.remove_interface(world.a.index)
+            assert tc.tcx_program_ids(world.a.index, other) == ()
+            assert path.touched() == {world.a.index}  # so it is tried again
+            assert path.interfaces() == frozenset()
+            path.remove_interface(world.a.index)
+            assert path.touched() == frozenset()
+        clean(world, path)
+
+
+@pytest.mark.require("tcx")
+def test_a_hook_that_cannot_be_looked_at_hides_no_lost_one(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = install(world)
+    with world.a.entered():
+        with Link.from_pin(
+            world.bpffs / "aegis/v1/links" / link_name(world.a.index, Direction.INGRESS)
+        ) as link:
+            link.detach()
+        info = Link.info
+
+        def unseen(link: Link) -> object:
+            if link is path._hooks[world.a.index, Direction.EGRESS]:
+                raise AttachFailed("describe", "link", errno.EIO)
+            return info(link)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Link, "info", unseen)
+            assert not path.in_place()
+            mended = {each.part.split()[0]: (each.seen, each.error is None) for each in path.mend()}
+        assert mended == {"ingress": (True, True), "egress": (False, False)}
+        assert path.in_place()
+        assert path.interfaces() == {world.a.index}
     clean(world, path)

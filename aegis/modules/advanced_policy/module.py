@@ -13,9 +13,11 @@ from aegis.modules.advanced_policy.translate import translate
 from aegis.runtime.module import Context, Settings, Subscription
 
 STALE, UNAVAILABLE = "enforcement_stale", "enforcement_unavailable"
+NOT_DURABLE = "policy_not_durable"
 HINTS = {
     STALE: "apply the policies again: the next apply replaces the policy in the kernel",
     UNAVAILABLE: "aegis doctor says what is missing",
+    NOT_DURABLE: "make room or mend the state directory; it is tried again by itself",
 }
 
 
@@ -93,12 +95,14 @@ class AdvancedPolicy:
             self._judge_state()
 
     def _judge_state(self) -> None:
-        """Raise the condition that fits the state of enforcement, and clear the other."""
+        """Raise the conditions that fit the state of enforcement, and clear the others."""
         state = self._context.enforcer.state()
-        wrong = {"stale": STALE, "unavailable": UNAVAILABLE}.get(state.state)
-        for code in (STALE, UNAVAILABLE):
-            if code == wrong:
-                self._context.health.raise_(code, state.reason or state.state, HINTS[code])
+        wrong = {{"stale": STALE, "unavailable": UNAVAILABLE}.get(state.state)}
+        if not state.durable:
+            wrong.add(NOT_DURABLE)
+        for code, hint in HINTS.items():
+            if code in wrong:
+                self._context.health.raise_(code, state.reason or state.state, hint)
             else:
                 self._context.health.clear(code)
 

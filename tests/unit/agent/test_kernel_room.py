@@ -13,6 +13,7 @@ from aegis.agent.kernel_room import LOOKS_REMEMBERED, KernelRoom
 from aegis.errors import AttachFailed, HostError
 from aegis.kernel.datapath import Mended, Missing
 from aegis.kernel.features import Feature
+from aegis.kernel.tc import OtherProgram
 from aegis.runtime import log
 from aegis.runtime.clock import SystemClock
 from aegis.runtime.health import Conditions
@@ -79,6 +80,9 @@ class FakeDatapath:
 
     def in_place(self) -> bool:
         return not self.mends
+
+    def before(self, _index: int) -> tuple[OtherProgram, ...]:
+        return ()
 
     def mend(self) -> tuple[Mended, ...]:
         return self.mends.pop() if self.mends else ()
@@ -204,3 +208,31 @@ def test_before_anything_is_loaded_nothing_is_enforced_and_nothing_is_left(tmp_p
     kernel.close(keep=True)
     kernel.close(keep=False)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_an_interface_with_one_direction_is_told_of_until_it_has_both(tmp_path: Path) -> None:
+    conditions = Conditions(SystemClock())
+    kernel = room(tmp_path, conditions, SimpleNamespace(default_interfaces=lambda: links("a")))
+    kernel.__dict__["features"] = ()
+    datapath = FakeDatapath()
+    datapath.touched = lambda: frozenset({1})  # type: ignore[method-assign]
+    datapath.refuses = {1}
+    kernel.datapath = datapath  # type: ignore[assignment]
+    for _ in range(3):
+        kernel.look()
+        assert [one.code for one in conditions.all()] == ["interface_unattached"]
+    datapath.refuses = set()
+    kernel.look()
+    assert conditions.all() == ()
+
+
+def test_a_hook_that_cannot_be_looked_at_is_not_called_taken_off(tmp_path: Path) -> None:
+    conditions = Conditions(SystemClock())
+    kernel = room(tmp_path, conditions, SimpleNamespace(default_interfaces=lambda: links("a")))
+    datapath = FakeDatapath(1)
+    kernel.datapath = datapath  # type: ignore[assignment]
+    error = AttachFailed("describe", "x", errno.EIO)
+    datapath.mends = [(Mended(part="egress of interface 1", error=error, seen=False),)]
+    kernel.look_quickly()
+    (told,) = conditions.all()
+    assert told.text == f"egress of interface 1: cannot be looked at: {error}"

@@ -1,8 +1,16 @@
 from __future__ import annotations
 
+import errno
 import socket
+from types import SimpleNamespace
+from typing import Any
 
-from aegis.agent.wiring import agent_id
+import pytest
+
+from aegis.agent.wiring import LOOK_NS, Agent, agent_id
+from aegis.errors import HostError, KernelError
+from aegis.runtime.clock import SystemClock
+from aegis.runtime.health import Conditions
 from aegis.runtime.settings import Settings
 
 
@@ -11,3 +19,53 @@ def test_the_name_is_made_of_what_a_channel_may_hold() -> None:
     assert set(agent_id(Settings("agent", {"id": None}))) <= set(
         agent_id(Settings("agent", {"id": socket.gethostname()}))
     )
+
+
+class Ended(Exception):
+    """The test has seen enough."""
+
+
+async def test_what_a_look_cannot_do_is_a_condition_and_not_the_end() -> None:
+    """Each second another part fails, then none: the agent goes on, and every other part is still looked at."""
+    failing: list[dict[str, Exception]] = [
+        {"losses": KernelError("read", "ring", errno.ENOMEM)},  # before the first second
+        {"losses": KernelError("read", "ring", errno.ENOMEM)},
+        {"hooks": KernelError("look at", "hook", errno.EIO), "losses": OSError(errno.EMFILE, "too many")},
+        {"resources": HostError("no /proc")},
+        {},
+    ]
+    told: list[str] = []
+    done: list[str] = []
+    conditions = Conditions(SystemClock())
+
+    def part(name: str, value: Any = None) -> Any:
+        def step() -> Any:
+            if name in failing[0]:
+                raise failing[0][name]
+            done.append(name)
+            return value
+
+        return step
+
+    async def sleep(_seconds: float) -> None:
+        told.append("; ".join(one.text for one in conditions.all()))
+        failing.pop(0)
+        if not failing:
+            raise Ended
+
+    agent: Any = SimpleNamespace(
+        clock=SimpleNamespace(sleep=sleep, monotonic_ns=iter(range(0, 100 * LOOK_NS, LOOK_NS)).__next__),
+        health=conditions.scoped("agent"),
+        history=None,
+        resources=SimpleNamespace(tick=part("resources")),
+        kernel=SimpleNamespace(look=part("hooks"), look_quickly=part("hooks")),
+        _ring_full=part("losses", {}),
+    )
+    agent._guarded = lambda steps: Agent._guarded(agent, steps)
+    with pytest.raises(Ended):
+        await Agent._tick(agent)
+    assert ["ring" in told[0], "ring" in told[1]] == [True, True]
+    assert "lost records: " in told[2]
+    assert "hooks: look at hook" in told[2]
+    assert told[3:] == ["resources: no /proc", ""]
+    assert [done.count(name) for name in ("resources", "losses", "hooks")] == [3, 2, 3]

@@ -117,3 +117,9 @@ async def test_the_state_of_enforcement_is_a_condition() -> None:
         module.reload(Settings("modules.advanced_policy", {"check_interval_s": 0.1, "queue_records": 256}))
         world.state = EnforcementState(state="enforcing", generation=5, mode=Mode.ENFORCE)
         await world.until(lambda: not world.raised)
+        world.state = EnforcementState(
+            state="enforcing", generation=5, mode=Mode.ENFORCE, reason="no space", durable=False
+        )
+        await world.until(lambda: world.raised == {"policy_not_durable": "no space"})
+        world.state = EnforcementState(state="enforcing", generation=5, mode=Mode.ENFORCE)
+        await world.until(lambda: not world.raised)
