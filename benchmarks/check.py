@@ -89,12 +89,12 @@ def names() -> list[str]:
 
 
 def commit() -> dict[str, Any]:
-    """The commit measured and whether the tree had changes; null with the reason where git cannot tell."""
+    """The commit measured and whether the tree had changes beside earlier results; null with the reason where git cannot tell."""
     git = ["git", "-c", f"safe.directory={ROOT}", "-C", str(ROOT)]
     try:
         head = subprocess.run([*git, "rev-parse", "HEAD"], check=True, capture_output=True, text=True)
         changed = subprocess.run(
-            [*git, "status", "--porcelain", "--untracked-files=no"],
+            [*git, "status", "--porcelain", "--untracked-files=no", "--", ".", ":!benchmarks/results"],
             check=True,
             capture_output=True,
             text=True,

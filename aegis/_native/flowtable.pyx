@@ -345,7 +345,7 @@ cdef class FlowTable:
 
 
 cdef class FlowSnapshot:
-    """Rows of one instant, at a quarter of the memory of their tuples: made into these part by part, as they are read."""
+    """Rows of one instant, at a quarter of the memory of their tuples: those are made as they are read."""
 
     cdef entry *entries
     cdef Py_ssize_t count
@@ -384,7 +384,7 @@ cdef decoded(entry *one, uint64_t harvest):
 
 
 cdef inline uint64_t last_seen(const abi.aegis_flow_row *row) noexcept nogil:
-    """When its last packet came: the epoch is in seconds, and may lie before a first packet of the same second."""
+    """When its last packet came: the epoch is in seconds and may lie before the first packet."""
     return max(row.value.first_ns, <uint64_t>row.value.epoch * <uint64_t>1000000000)
 
 

@@ -20,7 +20,7 @@ from aegis.model.flow import Verdict
 from aegis.model.net import Direction, address_bytes
 from aegis.model.policy import Packet, PolicySet
 from aegis.model.policy_document import parse_document
-from tests.support.policies import packets_about, random_set
+from tests.support.policies import large_set, packets_about, packets_at, random_set
 from tests.support.policy_kernel import MOST, PACKET, KernelJudge
 from tests.support.policy_mutants import MUTANTS, expected, found, planted
 from tests.support.scale import scaled, seed
@@ -90,6 +90,14 @@ def test_the_largest_policy(kernel: KernelJudge) -> None:
     assert len(image.rules) == 1000
     kernel.switch(image)
     asked = packets_about(dice, policies, PACKETS)
+    assert found(image.rules, kernel.ask(asked)) == expected(policies, asked)
+
+
+def test_every_rank_decides(kernel: KernelJudge) -> None:
+    policies = large_set(random.Random(seed()))
+    image = compile_policies(policies)
+    kernel.switch(image)
+    asked = packets_at(policies)
     assert found(image.rules, kernel.ask(asked)) == expected(policies, asked)
 
 

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import random
+from unittest import mock
 
 import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from aegis.kernel import policy_image
 from aegis.kernel.policy_image import compile_policies
 from aegis.kernel.policy_walk import ImageReader
 from aegis.model.policy import PolicySet
-from tests.support.policies import packets_about, random_set
+from tests.support.policies import large_set, packets_about, packets_at, random_set
 from tests.support.policy_mutants import MUTANTS, expected, found, planted
 from tests.support.scale import scaled, seed
 
@@ -39,6 +41,24 @@ def test_a_planted_bug_is_caught(mutant: str) -> None:
     dice = random.Random(seed())
     with planted(mutant):
         assert any(differences(dice, PACKETS) for _ in range(SETS))
+
+
+def test_every_rank_of_the_largest_set_decides() -> None:
+    """Asked at each rule by itself; and a compiler that keeps eight bits of a rank is caught by it."""
+    policies = large_set(random.Random(seed()))
+    asked = packets_at(policies)
+    assert len(asked) == 1000
+
+    def judged() -> list[tuple[object, ...]]:
+        image = compile_policies(policies)
+        reader = ImageReader(image.data)
+        return found(image.rules, [reader.judge(packet) for packet in asked])
+
+    right = expected(policies, asked)
+    assert judged() == right
+    whole = policy_image.choice
+    with mock.patch.object(policy_image, "choice", lambda rank, *, deny: whole(rank % 256, deny=deny)):
+        assert judged() != right
 
 
 @given(st.integers(min_value=0, max_value=(1 << 64) - 1))

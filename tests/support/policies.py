@@ -52,6 +52,41 @@ def random_document(dice: random.Random, name: str, *, rules: int = 8) -> bytes:
     return json.dumps(document).encode()
 
 
+def large_set(dice: random.Random) -> PolicySet:
+    """As many rules as an image may have: allow and deny in turn by priority, each with its own prefix and port."""
+    policies = []
+    for number in range(10):
+        rules = [
+            {
+                "toCIDRSet": [{"cidr": f"10.{number}.{index}.0/24"}],
+                "toPorts": [{"ports": [{"port": dice.randint(1, 65535), "protocol": "TCP"}]}],
+            }
+            for index in range(100)
+        ]
+        document = {
+            "apiVersion": "aegis/v1",
+            "kind": "HostNetworkPolicy",
+            "metadata": {"name": f"large-{number}"},
+            "spec": {"mode": "enforce", "priority": number, "egressDeny" if number % 2 else "egress": rules},
+        }
+        policies.append(parse_document(json.dumps(document).encode()))
+    return PolicySet(policies=tuple(policies))
+
+
+def packets_at(policies: PolicySet) -> list[Packet]:
+    """One packet for each rule of a `large_set`, at the middle of what it names: no rank goes unasked."""
+    return [
+        Packet(
+            direction=rule.direction,
+            peer=MAPPED + (rule.blocks[0].cidr.address + 77).to_bytes(4, "big"),
+            protocol=6,
+            port=rule.ports[0].first or 0,
+        )
+        for policy in policies
+        for rule in policy.rules
+    ]
+
+
 def packets_about(dice: random.Random, policies: PolicySet, count: int) -> list[Packet]:
     """Packets at and just beyond the ends of what the rules name, and some anywhere."""
     addresses = [bytes(16), b"\xff" * 16, MAPPED + bytes(4), MAPPED + b"\xff" * 4]
