@@ -8,17 +8,31 @@ AegisError                      code (snake_case, stable), retryable, hint; str(
       ShapeMismatch             of a shared or pinned table
   ProtocolError
     RemoteProtocolError
-      EnvelopeInvalid           a message on the control socket that cannot be read
-  TransportError                retryable
+      EnvelopeInvalid           a message that cannot be read; names the field
+      SealInvalid               a sealed message that does not open
+      OrderUnknown OrderInvalid an order nobody takes here, or one with members it cannot have
+    SessionMisused              of our own side: said in a state in which it cannot be said
+  TransportError                retryable; retry_s where the peer said when
     ConnectFailed ConnectionLost
+    GatewayRefused              somebody answered and said no
   PolicyError
     PolicyInvalid               document path and reason
     PolicyUnenforceable         document path and reason
     PolicyNotFound
+    PolicyUnsigned              an order nobody signed, where such are refused
   StorageError
+    StateFileRefused            a file of the state directory that cannot be trusted
+    SpoolFull                   no room on the file system
+    SpoolCorrupt                the file's content is not what was written
+    SpoolUncertain              a write or flush failed: what is on disk is not known
   PermissionDenied              the caller may not do this
+  GatewayError                  the gateway cannot do what was asked of it
+    AgentUnknown QueryInvalid
+    RegistrationRefused         HTTP status that says why
+    NotBuilt                    a feature that is planned and not there
   ModuleError
     ModuleUnknown ModuleStartFailed ModuleStopTimeout
+    WouldCutControl             a gateway's order that would end the link it came over
 """
 
 from __future__ import annotations
@@ -147,11 +161,39 @@ class EnvelopeInvalid(RemoteProtocolError):
     code = "envelope_invalid"
 
 
+class SealInvalid(RemoteProtocolError):
+    """A sealed message did not open: another key, another nonce, or changed on the way."""
+
+    code = "seal_invalid"
+
+
+class OrderUnknown(RemoteProtocolError):
+    """An order that nobody takes here."""
+
+    code = "order_unknown"
+
+
+class OrderInvalid(RemoteProtocolError):
+    """An order with a member missing, or of another type."""
+
+    code = "order_invalid"
+
+
+class SessionMisused(ProtocolError):
+    """Our own side asked a session for something that its state does not allow."""
+
+    code = "session_misused"
+
+
 class TransportError(AegisError):
     """A connection could not be made or kept."""
 
     code = "transport_error"
     retryable = True
+
+    def __init__(self, text: str, *, hint: str | None = None, retry_s: float | None = None) -> None:
+        super().__init__(text, hint=hint)
+        self.retry_s = retry_s
 
 
 class ConnectFailed(TransportError):
@@ -164,6 +206,12 @@ class ConnectionLost(TransportError):
     """The peer went away before the end."""
 
     code = "connection_lost"
+
+
+class GatewayRefused(TransportError):
+    """A peer answered and will not have this agent, or is none this agent may trust."""
+
+    code = "gateway_refused"
 
 
 class PolicyError(AegisError):
@@ -197,16 +245,80 @@ class PolicyNotFound(PolicyError):
     code = "policy_not_found"
 
 
+class PolicyUnsigned(PolicyError):
+    """An order that nobody signed, where such orders are refused; `path` is the order's name."""
+
+    code = "policy_unsigned"
+
+
 class StorageError(AegisError):
     """State could not be written or read back."""
 
     code = "storage_error"
 
 
+class StateFileRefused(StorageError):
+    """A file of the state directory has another owner, mode, kind or content than what is kept there; it is named."""
+
+    code = "state_file_refused"
+
+
+class SpoolFull(StorageError):
+    """The file system has no room; nothing of the attempt is kept, what was there before is."""
+
+    code = "spool_full"
+
+
+class SpoolCorrupt(StorageError):
+    """A file of stored blocks is no such file, or damaged."""
+
+    code = "spool_corrupt"
+
+
+class SpoolUncertain(StorageError):
+    """A write or a flush failed: the file may or may not hold it, and is not to be written again."""
+
+    code = "spool_uncertain"
+
+
 class PermissionDenied(AegisError):
     """The caller may not do this."""
 
     code = "permission_denied"
+
+
+class GatewayError(AegisError):
+    """The gateway could not do what was asked of it."""
+
+    code = "gateway_error"
+
+
+class AgentUnknown(GatewayError):
+    """No agent of that uid is registered."""
+
+    code = "agent_unknown"
+
+
+class QueryInvalid(GatewayError):
+    """A filter or a cursor that means nothing."""
+
+    code = "query_invalid"
+
+
+class RegistrationRefused(GatewayError):
+    """A registration was not taken; `status` is the HTTP status that says why."""
+
+    code = "registration_refused"
+
+    def __init__(self, text: str, *, status: int, hint: str | None = None) -> None:
+        super().__init__(text, hint=hint)
+        self.status = status
+
+
+class NotBuilt(GatewayError):
+    """A feature that is named in the documents and not built yet."""
+
+    code = "not_built"
 
 
 class ModuleError(AegisError):
@@ -231,3 +343,9 @@ class ModuleStopTimeout(ModuleError):
     """A module did not stop before its deadline."""
 
     code = "module_stop_timeout"
+
+
+class WouldCutControl(ModuleError):
+    """A gateway ordered to end the very link its orders come over."""
+
+    code = "would_cut_control"

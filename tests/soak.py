@@ -41,6 +41,24 @@ SOAKS: dict[str, Soak] = {
         "known numbers of execs, connections and packets", ("tests/e2e/test_known_workload.py",)
     ),
     "stop": Soak("signals at random moments of the agent's life", ("tests/e2e/test_agent_shutdown.py",)),
+    "kill": Soak(
+        "the outbox killed or failed at each system call of its write path",
+        (
+            "tests/e2e/test_outbox_faults.py::test_killed_at_any_system_call_of_the_write_path",
+            "tests/e2e/test_outbox_faults.py::test_an_error_at_any_system_call_of_the_write_path",
+        ),
+    ),
+    "power": Soak(
+        "1,000 power cuts under the outbox",
+        (
+            "tests/e2e/test_outbox_faults.py::test_power_cuts_lose_nothing_that_was_promised",
+            "tests/e2e/test_outbox_faults.py::test_the_power_cut_finds_a_store_that_does_not_flush",
+        ),
+    ),
+    "rot": Soak(
+        "each bit of the outbox file wrong, and the file cut at each byte",
+        ("tests/unit/agent/outbox/test_salvage.py",),
+    ),
     "crash": Soak("kill -9 under traffic, then adoption", ("tests/e2e/test_crash.py",)),
 }
 

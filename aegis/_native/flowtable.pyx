@@ -8,15 +8,23 @@ from libc.stdlib cimport qsort
 from libc.string cimport memcmp, memcpy
 
 from aegis._native cimport abi
+from aegis._native.buffers cimport byte
+from aegis._native.flow_queues cimport (
+    GONE,
+    LIVE,
+    NONE,
+    chain_ends,
+    entry,
+    queue_drop,
+    queue_news,
+    queues_empty,
+)
 
 import secrets
 from collections import namedtuple
 
 cdef enum:
-    NONE = -1
     LARGEST = 1 << 24
-    LIVE = 0
-    GONE = 1
 
 # The order of struct aegis_flow_row, pairs as egress then ingress, without the harvest's own mark; then what
 # the table adds.
@@ -28,20 +36,6 @@ FlowRow = namedtuple(
     "added_packets_egress added_packets_ingress added_bytes_egress added_bytes_ingress reaped",
     module="aegis._native.flowtable",
 )
-
-
-cdef struct entry:
-    abi.aegis_flow_row row
-    uint64_t added[4]  # packets egress, ingress, bytes egress, ingress: in the harvest it was last changed
-    uint64_t harvest
-    int32_t older
-    int32_t newer  # of the chain it is in; of a free entry: the next free one
-    uint32_t chain  # LIVE, or GONE: the kernel has deleted it
-
-
-cdef struct chain_ends:
-    int32_t oldest
-    int32_t newest
 
 
 cdef struct sighting:
@@ -57,21 +51,10 @@ cdef class FlowTable:
     longest ago makes room (`evicted`), and where no flow is reaped the live one that changed longest ago
     (`evicted_live`): should that one change again, all it ever counted is told again. With room for the
     kernel's table and one row more that never happens.
-    """
 
-    cdef entry *entries
-    cdef int32_t *slots  # index of an entry, plus one; 0: free
-    cdef uint32_t mask
-    cdef int32_t capacity
-    cdef int32_t fresh  # entries never used start here
-    cdef int32_t free
-    cdef int32_t used
-    cdef uint64_t seed
-    cdef uint64_t told[4]
-    cdef chain_ends chains[2]
-    cdef readonly uint64_t harvest
-    cdef readonly uint64_t evicted
-    cdef readonly uint64_t evicted_live
+    `aegis._native.flow_records` tells of flows: each when it is new and when it is over, and in between when
+    it changed and was not told of for an interval. `untold` counts rows dropped with something to tell.
+    """
 
     def __cinit__(self, Py_ssize_t capacity):
         cdef uint32_t slots = 16
@@ -84,6 +67,7 @@ cdef class FlowTable:
         self.free = NONE
         self.seed = secrets.randbits(64)  # keys come from the network: nobody may choose where they land
         self.chains[LIVE] = self.chains[GONE] = chain_ends(NONE, NONE)
+        queues_empty(&self.queues)
         self.entries = <entry *>PyMem_RawCalloc(capacity, sizeof(entry))
         self.slots = <int32_t *>PyMem_RawCalloc(slots, sizeof(int32_t))
         if self.entries == NULL or self.slots == NULL:
@@ -136,7 +120,7 @@ cdef class FlowTable:
         """Make it the newest of its chain."""
         cdef entry *one = &self.entries[index]
         cdef chain_ends *ends = &self.chains[chain]
-        one.chain = chain
+        one.chain = <byte>chain
         one.newer = NONE
         one.older = ends.newest
         if ends.newest == NONE:
@@ -159,6 +143,8 @@ cdef class FlowTable:
                 hole = at
         self.slots[hole] = 0
         self.unlink(index)
+        queue_drop(&self.queues, self.entries, index)
+        self.untold += self.entries[index].pending
         self.entries[index].newer = self.free
         self.free = index
         self.used -= 1
@@ -191,12 +177,14 @@ cdef class FlowTable:
         cdef uint64_t now[4]
         cdef uint64_t gain
         cdef int each
+        cdef bint changed = True
         if self.slots[at]:
             index = self.slots[at] - 1
             one = &self.entries[index]
             if one.chain == GONE:
                 chain = GONE  # a harvest that overlaps the reaping does not bring it back
-            if one.chain == chain and memcmp(&one.row.value, &row.value, sizeof(row.value)) == 0:
+            changed = memcmp(&one.row.value, &row.value, sizeof(row.value)) != 0
+            if one.chain == chain and not changed:
                 return False
             counters(before, &one.row)
             self.unlink(index)
@@ -207,6 +195,7 @@ cdef class FlowTable:
             one = &self.entries[index]
             one.row.key = row.key
             one.harvest = 0
+            one.pending = one.told_over = False
             before[0] = before[1] = before[2] = before[3] = 0
         if one.harvest != self.harvest:
             one.harvest = self.harvest
@@ -216,12 +205,14 @@ cdef class FlowTable:
             # Counters only grow, but rows of two sweeps may arrive in the wrong order.
             gain = now[each] - before[each] if now[each] > before[each] else 0
             one.added[each] += gain
-            self.told[each] += gain
+            self.gained[each] += gain
         one.row.value = row.value
         for each in range(2):
             one.row.value.packets[each] = max(now[each], before[each])
             one.row.value.bytes[each] = max(now[2 + each], before[2 + each])
         self.link(index, chain)
+        if changed or one.pending or not one.told_over:
+            queue_news(&self.queues, self.entries, index)
         return True
 
     def next_harvest(self):
@@ -338,7 +329,7 @@ cdef class FlowTable:
 
     def totals(self):
         """All that rows ever added: packets egress, ingress, bytes egress, ingress. Never shrinks."""
-        return self.told[0], self.told[1], self.told[2], self.told[3]
+        return self.gained[0], self.gained[1], self.gained[2], self.gained[3]
 
     cdef decode(self, int32_t index):
         return decoded(&self.entries[index], self.harvest)

@@ -9,10 +9,14 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 import aegis
+from aegis.agent.module_orders import ORDERS, Order
 from aegis.errors import EnvelopeInvalid, PolicyInvalid
+from aegis.model.absent import Absent
+from aegis.model.link import LinkState, LinkStatus
 from aegis.model.module import ModuleStatus
 from aegis.model.net import PROTOCOL_NUMBERS, Direction, address_bytes
 from aegis.model.policy import AppliedPolicy, Probe
+from aegis.model.sample import document
 from aegis.model.stamp import rfc3339
 from aegis.model.status import (
     AgentPart,
@@ -27,10 +31,10 @@ from aegis.runtime.config import Setting
 
 if TYPE_CHECKING:
     from aegis.agent.wiring import Agent
+    from aegis.kernel.features import Feature
 
 VERSION = 1
-NO_KEY = "the agent has no key: nothing to enrol with is configured"
-NO_GATEWAY = "no gateway is configured"
+NOTHING = "nothing to explain"
 NOT_MEASURED = "modules share one process; it is not measured by module"
 NO_TRIAL = "nothing is on trial"
 NO_POLICY = "no policy is in force"
@@ -70,7 +74,7 @@ class Answers:
             ("config.show", self.config_show),
         ):
             stack.enter_context(verbs.answer(name, handler))
-        for order in ("start", "stop", "enable", "disable"):
+        for order in ORDERS:
             stack.enter_context(verbs.answer(f"modules.{order}", self._order(order)))
 
     # ---- the agent
@@ -78,30 +82,21 @@ class Answers:
     async def status(self, _args: dict[str, Any]) -> Sequence[object]:
         agent = self._agent
         now_ns = agent.clock.wall_ns()
+        link = agent.uplink.status()
         return [
             Status(
                 time=rfc3339(now_ns),
                 time_ns=now_ns,
                 agent=AgentPart(
                     id=agent.id,
-                    uid=None,
-                    uid_reason=NO_KEY,
+                    uid=None if isinstance(link.uid, Absent) else link.uid,
+                    uid_reason=link.uid.reason if isinstance(link.uid, Absent) else msgspec.UNSET,
                     version=aegis.__version__,
                     pid=agent.pid,
                     uptime_s=round((agent.clock.monotonic_ns() - agent.started_ns) / 1e9, 3),
                 ),
-                gateway=GatewayPart(
-                    url=None,
-                    url_reason=NO_GATEWAY,
-                    state="unconfigured",
-                    protocol=None,
-                    protocol_reason=NO_GATEWAY,
-                    authenticated_since=None,
-                    authenticated_since_reason=NO_GATEWAY,
-                    insecure_v1=None,
-                    insecure_v1_reason=NO_GATEWAY,
-                ),
-                modules=[self._module(one) for one in agent.supervisor.statuses()],
+                gateway=gateway_part(link),
+                modules=[module_part(one) for one in agent.supervisor.statuses()],
                 enforcement=self._enforcement(),
                 resources=agent.resources.read(),
                 conditions=[
@@ -118,21 +113,6 @@ class Answers:
             )
         ]
 
-    @staticmethod
-    def _module(status: ModuleStatus) -> ModulePart:
-        return ModulePart(
-            name=status.name,
-            state=status.state.value,
-            reason=status.reason or None,
-            reason_reason=msgspec.UNSET if status.reason else "nothing to explain",
-            since=rfc3339(status.since_ns),
-            restarts=status.restarts,
-            cpu_percent=None,
-            cpu_percent_reason=NOT_MEASURED,
-            memory_bytes=None,
-            memory_bytes_reason=NOT_MEASURED,
-        )
-
     def _enforcement(self) -> EnforcementPart:
         kernel = self._agent.kernel
         state = kernel.enforcer.state()
@@ -141,7 +121,7 @@ class Answers:
         return EnforcementPart(
             state=state.state,
             reason=state.reason,
-            reason_reason=msgspec.UNSET if state.reason else "nothing to explain",
+            reason_reason=msgspec.UNSET if state.reason else NOTHING,
             generation=state.generation or None,
             generation_reason=msgspec.UNSET if state.generation else NO_POLICY,
             mode=state.mode,
@@ -169,7 +149,7 @@ class Answers:
                     {"source": "the probe names none", "reason": nothing, "effect": nothing, "hint": nothing},
                 ),
             )
-            for one in self._agent.kernel.probe()
+            for one in (*self._agent.kernel.probe(), *link_features(self._agent.uplink.status()))
         ]
 
     async def counters(self, _args: dict[str, Any]) -> Sequence[object]:
@@ -182,22 +162,7 @@ class Answers:
         ]
 
     async def samples(self, _args: dict[str, Any]) -> Sequence[object]:
-        return [
-            {
-                "schema": "aegis.sample",
-                "version": VERSION,
-                "time": rfc3339(one.time_ns),
-                "time_ns": one.time_ns,
-                "name": one.name,
-                "labels": dict(one.labels),
-                "value": one.value,
-                **({} if one.reason is None else {"value_reason": one.reason}),
-                "unit": one.unit,
-                "kind": one.kind,
-                "source": one.source,
-            }
-            for one in self._agent.samples.latest()
-        ]
+        return [document(one) for one in self._agent.samples.latest()]
 
     async def config_show(self, _args: dict[str, Any]) -> Sequence[object]:
         return [setting_item(one) for one in self._agent.options.values()]
@@ -242,29 +207,77 @@ class Answers:
     # ---- modules
 
     async def modules_list(self, _args: dict[str, Any]) -> Sequence[object]:
-        return [self._module_item(one) for one in self._agent.supervisor.statuses()]
+        return [module_item(one) for one in self._agent.module_orders.statuses()]
 
-    def _module_item(self, status: ModuleStatus) -> dict[str, Any]:
-        return stamped("aegis.module", msgspec.to_builtins(self._module(status)))
-
-    def _order(self, order: str) -> Callable[[dict[str, Any]], Any]:
+    def _order(self, order: Order) -> Callable[[dict[str, Any]], Any]:
         async def answer(args: dict[str, Any]) -> Sequence[object]:
-            name = args["name"]
-            supervisor = self._agent.supervisor
-            supervisor.status(name)  # ModuleUnknown before anything is remembered
-            if order in {"enable", "disable"}:
-                self._agent.options.remember(name, enabled=order == "enable")
-            return [self._module_item(await getattr(supervisor, order)(name))]
+            return [module_item(await self._agent.module_orders.give(order, args["name"]))]
 
         return answer
 
     async def modules_config(self, args: dict[str, Any]) -> Sequence[object]:
-        name, changes = args["name"], args.get("set")
-        self._agent.supervisor.status(name)
-        if changes:
-            await self._agent.options.override(self._agent.supervisor, name, changes)
-        prefix = f"modules.{name}."
-        return [setting_item(one) for one in self._agent.options.values() if one.path.startswith(prefix)]
+        options = await self._agent.module_orders.configure(args["name"], args.get("set") or {})
+        return [setting_item(one) for one in options]
+
+
+def module_part(status: ModuleStatus) -> ModulePart:
+    return ModulePart(
+        name=status.name,
+        state=status.state.value,
+        reason=status.reason or None,
+        reason_reason=msgspec.UNSET if status.reason else NOTHING,
+        since=rfc3339(status.since_ns),
+        restarts=status.restarts,
+        cpu_percent=None,
+        cpu_percent_reason=NOT_MEASURED,
+        memory_bytes=None,
+        memory_bytes_reason=NOT_MEASURED,
+    )
+
+
+def module_item(status: ModuleStatus) -> dict[str, Any]:
+    """One module as `modules list` shows it, and as an order about it is answered."""
+    return stamped("aegis.module", msgspec.to_builtins(module_part(status)))
+
+
+def link_features(link: LinkStatus) -> tuple[Feature, ...]:
+    """The row of the link, where a gateway is configured. Over v1 it is never more than degraded."""
+    if link.state is LinkState.UNCONFIGURED:
+        return ()
+    from aegis.kernel.features import Feature
+
+    up = link.state is LinkState.CONNECTED
+    return (
+        Feature(
+            name="gateway",
+            state="degraded" if up else "missing",
+            source="gateway.url",
+            reason="protocol v1 hides nothing and proves little of the gateway"
+            if up
+            else link.reason or link.state.value,
+            effect="orders are signed by nobody, and refused unless policy.unsigned_orders = accept"
+            if up
+            else "records wait in the outbox, and no order arrives",
+            hint="keep it to networks you trust, or wss:// with gateway.ca"
+            if up
+            else "aegis status says more",
+        ),
+    )
+
+
+def gateway_part(link: LinkStatus) -> GatewayPart:
+    values: dict[str, Any] = {}
+    for name in ("url", "protocol", "insecure_v1"):
+        values |= _value(name, getattr(link, name))
+    since = link.authenticated_ns
+    values |= _value("authenticated_since", since if isinstance(since, Absent) else rfc3339(since))
+    values |= _value("reason", link.reason or Absent(NOTHING))
+    return GatewayPart(state=link.state.value, **values)
+
+
+def _value(name: str, value: object) -> dict[str, object]:
+    """A key with its value, or None and its reason."""
+    return {name: None, f"{name}_reason": value.reason} if isinstance(value, Absent) else {name: value}
 
 
 def setting_item(setting: Setting) -> dict[str, Any]:

@@ -12,6 +12,9 @@ from aegis.runtime.settings import Value
 # Flag to option path; the flag's own text is the origin `aegis config show` prints.
 FLAGS: dict[str, str] = {
     "--agent-id": "agent.id",
+    "--gateway-url": "gateway.url",
+    "--protocol": "gateway.protocol",
+    "--ca": "gateway.ca",
     "--state-dir": "agent.state_dir",
     "--run-dir": "agent.run_dir",
     "--pin-dir": "kernel.pin_dir",
@@ -34,6 +37,19 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument(
         "--config", type=Path, metavar="FILE", help=f"configuration file (default {DEFAULT_FILE})"
     )
+    made.add_argument(
+        "--gateway-url",
+        metavar="URL",
+        help="gateway to connect to, ws://HOST:PORT or wss://HOST:PORT (default: none, the agent stands alone)",
+    )
+    made.add_argument(
+        "--protocol",
+        metavar="NAME",
+        help="auto, v1 or v2 (default auto: v1 only where gateway.min_protocol is 1; v2 is not built yet)",
+    )
+    made.add_argument(
+        "--ca", metavar="FILE", help="CA certificates, PEM, for a wss:// gateway (default: the host's)"
+    )
     made.add_argument("--agent-id", metavar="ID", help="name of this agent (default: the host name)")
     made.add_argument("--state-dir", metavar="DIR", help="what outlives the process (default /var/lib/aegis)")
     made.add_argument("--run-dir", metavar="DIR", help="control socket agent.sock (default /run/aegis)")
@@ -55,7 +71,9 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--cgroup-root", metavar="DIR", help="cgroup2 mount (default: the one in mountinfo)")
     made.add_argument("--btf", metavar="FILE", help="BTF of the kernel (default /sys/kernel/btf/vmlinux)")
     made.add_argument(
-        "--check", action="store_true", help="check the configuration and exit: 0 valid, 78 invalid"
+        "--check",
+        action="store_true",
+        help="check the configuration, say what a start would find of interfaces and pins, and exit: 0 valid, 78 invalid",
     )
     made.add_argument("--version", action="version", version=f"aegis-agent {aegis.__version__}")
     return made

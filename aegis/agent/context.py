@@ -19,6 +19,7 @@ from aegis.runtime.module import (
     Log,
     Owners,
     Samples,
+    Uplink,
 )
 from aegis.runtime.settings import Settings
 
@@ -38,6 +39,7 @@ class ModuleContext:
     health: Health
     history: History
     samples: Samples
+    uplink: Uplink
     log: Log
     agent_pid: int
     verbs: Verbs

@@ -63,3 +63,6 @@ class Signals:
 SIGNALS = Signals()
 for _number in (*STOP_SIGNALS, signal.SIGHUP, signal.SIGALRM):
     signal.signal(_number, SIGNALS.take)
+signal.pthread_sigmask(
+    signal.SIG_UNBLOCK, STOP_SIGNALS
+)  # an agent that executes itself anew blocks them meanwhile

@@ -63,6 +63,10 @@ class FlowSource:
     def available(self) -> bool:
         return self._reader is not None
 
+    @property
+    def table(self) -> FlowTable:
+        return self._table
+
     def open(self, core: BpfObject, capacity: int) -> None:
         """Read the table of a loaded core object with room for `capacity` flows. Raises KernelError."""
         reader = FlowReader(core, self._clock.boottime_ns)

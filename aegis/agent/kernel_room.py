@@ -259,17 +259,25 @@ class KernelRoom:
         return state
 
     def listen(self, publish: Publish, loop: asyncio.AbstractEventLoop) -> None:
-        """Make the hub; its sensors come with their listeners."""
-        from aegis.kernel.hub import Hub
+        """Make the hub; its sensors come with their listeners. Without one there are no records, and all else goes on."""
+        hub = None
+        try:
+            from aegis.kernel.hub import Hub
 
-        self.hub = Hub(
-            publish=publish,
-            constants=self.constants,
-            map_sizes={"aegis_ring": self.ring_bytes},
-            shared=() if self.datapath is None else self.datapath.object.maps(),
-            btf=self.btf,
-        )
-        self.hub.start(loop)
+            hub = Hub(
+                publish=publish,
+                constants=self.constants,
+                map_sizes={"aegis_ring": self.ring_bytes},
+                shared=() if self.datapath is None else self.datapath.object.maps(),
+                btf=self.btf,
+            )
+            hub.start(loop)
+        except (KernelError, OSError) as error:
+            self._health.raise_("records_unavailable", str(error))
+            if hub is not None:
+                hub.close()
+        else:
+            self.hub = hub
 
     # ---- while it runs
 
@@ -401,6 +409,16 @@ class KernelRoom:
                 return f"missing_capability({', '.join(lacking)}): {name}: {found[name].reason}"
             return f"feature_unsupported({name}): {found[name].reason}"
         return None
+
+    def missed_runs(self) -> dict[int, tuple[str, int]]:
+        """How often each program that is attached was not run, for it ran on that CPU already; name and count by its id.
+
+        Raises KernelError.
+        """
+        programs = () if self.datapath is None else self.datapath.object.programs()
+        if self.hub is not None:
+            programs += self.hub.programs()
+        return {info.id: (info.name, info.recursion_misses) for info in (each.info() for each in programs)}
 
     def map_bytes(self) -> int | Absent:
         """Kernel memory of every table of the agent."""

@@ -47,7 +47,9 @@ def _main(arguments: list[str] | None) -> int:
             sys.stderr.write(f"aegis-agent: {origin}: {path + ': ' if path else ''}{text}\n")
         return EXIT_CONFIG
     if parsed.check:
-        sys.stdout.write("configuration ok\n")
+        from aegis.agent.foresight import foresight
+
+        sys.stdout.writelines(f"{line}\n" for line in ("configuration ok", *foresight(configuration)))
         return EXIT_OK
     if _told_to_stop():
         return EXIT_OK

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import os
 import re
@@ -16,10 +17,13 @@ from aegis._native._system import lib
 from aegis.agent.control.verbs import Verbs
 from aegis.agent.directories import Directories
 from aegis.agent.kernel_room import KernelRoom
+from aegis.agent.missed_runs import IDENTITY as MISSED
+from aegis.agent.missed_runs import MissedRuns
 from aegis.agent.options import Options
 from aegis.agent.owners import Owners
 from aegis.agent.resources import Resources
-from aegis.errors import AegisError, HostError, KernelError, StorageError
+from aegis.agent.spin_guard import SpinGuard
+from aegis.errors import AegisError, FeatureUnsupported, HostError, KernelError, StorageError
 from aegis.host.changes import NetworkChanges
 from aegis.host.reader import Host
 from aegis.host.rtnetlink import Link
@@ -37,20 +41,25 @@ from aegis.runtime.settings import Settings
 if TYPE_CHECKING:  # these are imported once the host is enforced: the way there is short
     from aegis.agent.context import ModuleContext
     from aegis.agent.flow_source import FlowSource
+    from aegis.agent.link.room import LinkRoom
+    from aegis.agent.module_orders import ModuleOrders
+    from aegis.agent.uplink import Uplink
     from aegis.runtime.supervisor import Supervisor
 
 TICK_S = 1.0
 SETTLE_S = 0.05
 LOOK_NS = 60_000_000_000
+LINK = "websocket_communication"  # the module that keeps the link to the gateway
 AGENT = "agent"  # the source of the agent's own conditions
 RECORDS = "attempted = submitted + ring_full + filtered + rate_limited; submitted = read"
 HISTORY = "published = kept + evicted"
 
 
 def agent_id(settings: Settings) -> str:
-    """The configured name, else the host's, made of `[A-Za-z0-9_-]`."""
+    """The configured name, else the host's, made of 1 to 64 of `[A-Za-z0-9_-]`: what a channel's name can hold."""
     configured = settings["id"]
-    return re.sub(r"[^A-Za-z0-9_-]", "-", configured if isinstance(configured, str) else socket.gethostname())
+    name = configured if isinstance(configured, str) else socket.gethostname()
+    return re.sub(r"[^A-Za-z0-9_-]", "-", name)[:64] or "host"
 
 
 class Agent:
@@ -80,9 +89,13 @@ class Agent:
         self.bus = Bus(self._sensor_wanted, self._sensor_unwanted)
         self.history = EventHistory(self.bus, configuration.table("agent").integer("history_events"))
         self.samples = LatestSamples(self.bus)
+        self.missed = MissedRuns(self.clock, self.history)
+        self.spins = SpinGuard(directories.state, self.clock, self.health, self.history, self.log)
         self.resources = Resources(self.clock, self.kernel.map_bytes)
         self.flows: FlowSource
         self.supervisor: Supervisor
+        self.module_orders: ModuleOrders
+        self.link: LinkRoom | None = None
         self.options = Options(configuration, read, directories.state, self.health, self.log)
         self._directories = directories
 
@@ -115,12 +128,19 @@ class Agent:
             self._watch_network(stack)
             for ticker in (self._tick(), self._harvest()):
                 stack.callback(group.create_task(ticker).cancel)
+            self.link = self._link()
+            await self.link.open(stack, group, self.counters)
             self.supervisor = self._supervisor(group)
-            stack.push_async_callback(self.supervisor.stop_all, left_s)
+            self._take_orders(self.link, group)
+            stack.push_async_callback(self._stop_modules, self.link, left_s)
+            stack.callback(self.spins.close)
+            self.spins.open(asyncio.get_running_loop())
             starting = group.create_task(self.supervisor.start_enabled(), name="start modules")
             await asyncio.sleep(0)
             await self._open_socket(stack)
             await starting
+            self.spins.begin()
+            stack.callback(group.create_task(self.spins.keep(self.supervisor)).cancel)
             gc.collect()
             lib.malloc_trim(0)  # parsing the kernel's types left several megabytes free in the heap
             gc.freeze()
@@ -168,6 +188,7 @@ class Agent:
 
     def _count(self, stack: ExitStack) -> None:
         stack.enter_context(self.counters.count(RECORDS, self._record_terms))
+        stack.enter_context(self.counters.count(MISSED, self._missed_terms))
         stack.enter_context(self.counters.count(self.flows.identity, self.flows.terms))
         stack.enter_context(
             self.counters.count(
@@ -197,6 +218,13 @@ class Agent:
             for terms in self.kernel.hub.record_counters()
         }
 
+    def _missed_terms(self) -> Mapping[str, Mapping[str, int]]:
+        self._take_missed()
+        return self.missed.terms()
+
+    def _take_missed(self) -> None:
+        self.missed.take(self.kernel.missed_runs())
+
     def _supervisor(self, group: asyncio.TaskGroup) -> Supervisor:
         from aegis.runtime.supervisor import Supervisor
 
@@ -208,7 +236,46 @@ class Agent:
             settings=self.options.of_module,
             missing=self.kernel.missing,
             changed=self._module_changed,
+            held=self.spins.reason,
+            released=self.spins.released,
         )
+
+    def _link(self) -> LinkRoom:
+        from aegis.agent.link.room import LinkRoom
+
+        return LinkRoom(
+            agent_id=self.id,
+            state_dir=self._directories.state,
+            options=self.options,
+            clock=self.clock,
+            bus=self.bus,
+            host=self.host,
+            conditions=self.conditions,
+            health=self.health,
+            interfaces=self._interfaces,
+        )
+
+    def _interfaces(self) -> list[str]:
+        """Names of those that are watched."""
+        watched = self.kernel.datapath.interfaces() if self.kernel.datapath else frozenset()
+        return sorted(link.name for link in self.links() if link.index in watched)
+
+    @property
+    def uplink(self) -> Uplink:
+        assert self.link is not None  # it is made before anybody can ask
+        return self.link.uplink
+
+    def _take_orders(self, link: LinkRoom, group: asyncio.TaskGroup) -> None:
+        from aegis.agent.module_orders import ModuleOrders
+
+        self.module_orders = ModuleOrders(self.supervisor, self.options)
+        link.obey(self.module_orders, self.kernel.enforcer, group)
+
+    async def _stop_modules(self, link: LinkRoom, left_s: Callable[[], float]) -> None:
+        """The module that keeps the link stops last, when what the others said has had a moment to arrive."""
+        await self.supervisor.stop_all(left_s, keep=frozenset({LINK}))
+        await link.drain(left_s)
+        await self.supervisor.stop_all(left_s)
 
     async def _open_socket(self, stack: AsyncExitStack) -> None:
         from aegis.agent.answers import Answers
@@ -244,6 +311,7 @@ class Agent:
             health=self.conditions.scoped(name),
             history=self.history,
             samples=self.samples,
+            uplink=self.uplink,
             log=logging.logger(source=name),
             agent_pid=self.pid,
             verbs=self.verbs,
@@ -298,11 +366,15 @@ class Agent:
         looked_ns = self.clock.monotonic_ns()
         while True:
             await self.clock.sleep(TICK_S)
-            look = self.kernel.look_quickly
+            steps = {
+                "resources": self.resources.tick,
+                "lost records": lost,
+                "hooks": self.kernel.look_quickly,
+            }
             if self.clock.monotonic_ns() - looked_ns >= LOOK_NS:
                 looked_ns = self.clock.monotonic_ns()
-                look = self.kernel.look
-            self._guarded({"resources": self.resources.tick, "lost records": lost, "hooks": look})
+                steps |= {"hooks": self.kernel.look, "missed runs": self._take_missed}
+            self._guarded(steps)
 
     def _guarded(self, steps: Mapping[str, Callable[[], None]]) -> None:
         """Take each step; what the kernel or the host refuses is a condition and the next step, not the agent's end."""
@@ -340,20 +412,32 @@ class Agent:
         for topic, count in self.bus.dropped().items():
             if count:
                 found[f"queue.{topic}"] = {"queue_full": count}
-        return found | self.flows.losses()
+        outbox = {} if self.link is None else self.link.losses()
+        return found | self.flows.losses() | self.missed.losses() | outbox
 
     def _sensor_wanted(self, topic: str) -> None:
-        assert self.kernel.hub is not None
+        if self.kernel.hub is None:
+            raise FeatureUnsupported(
+                "listen to", topic, detail="the ring cannot be read: aegis status says why"
+            )
         self.kernel.hub.wanted(topic)
 
     def _sensor_unwanted(self, topic: str) -> None:
         if self.kernel.hub is not None:
+            with contextlib.suppress(
+                KernelError
+            ):  # what its programs missed is known as long as they are there
+                self._take_missed()
             self.kernel.hub.unwanted(topic)
 
     def _module_changed(self, status: ModuleStatus) -> None:
         write = self.log.warning if status.state is ModuleState.FAILED else self.log.info
         write("module", module=status.name, state=status.state.value, reason=status.reason)
+        if self.link is not None:
+            self.link.module_changed(status)
 
     def _condition_changed(self, what: str, condition: Condition) -> None:
         write = self.log.warning if what == "raised" else self.log.info
         write(f"condition {what}", code=condition.code, by=condition.source, text=condition.text)
+        if self.link is not None:
+            self.link.condition_changed(condition, holds=what == "raised")

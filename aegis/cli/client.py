@@ -13,6 +13,7 @@ from aegis.errors import AegisError, ConnectFailed, ConnectionLost
 
 # A policy document travels in one message.
 MAX_MESSAGE_BYTES = 4 << 20
+TRY_AGAIN_LATER = 1013  # how the agent closes what is one connection too many
 
 
 class AgentError(AegisError):
@@ -51,7 +52,9 @@ def request(
         raise AgentError(
             {"code": "permission_denied", "text": text, "hint": "run as root or join the group aegis"}
         ) from error
-    except (OSError, InvalidHandshake) as error:
+    except (ConnectionClosed, InvalidHandshake, ConnectionResetError, BrokenPipeError) as error:
+        raise full(f"somebody listens at {socket_path}, and hung up: {error}") from error
+    except OSError as error:
         hint = "start it with `aegis-agent`, or name its socket with --socket"
         raise ConnectFailed(f"no agent answers at {socket_path}: {error}", hint=hint) from error
     with connection:
@@ -63,12 +66,23 @@ def request(
                     message = None
                 answer = json.loads(connection.recv(timeout=timeout_s))
             except ConnectionClosed as error:
+                if error.rcvd is not None and error.rcvd.code == TRY_AGAIN_LATER:
+                    raise full(f"the agent at {socket_path} refused: {error.rcvd.reason}") from error
                 raise ConnectionLost(f"the agent closed the connection: {error}") from error
             if "error" in answer:
                 raise AgentError(answer["error"])
             if "end" in answer:
                 return
             yield answer["item"]
+
+
+def full(text: str) -> ConnectFailed:
+    """There is an agent, and it has no place for us."""
+    return ConnectFailed(
+        f"too many connections: {text}",
+        hint="end some of them, each `aegis events -f` is one (ss -xp shows who), or ask again as root: "
+        "some places are kept for root",
+    )
 
 
 def request_one(

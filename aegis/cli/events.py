@@ -15,6 +15,7 @@ from aegis.cli.client import request
 from aegis.cli.fields import check_fields
 from aegis.cli.output import FORMATS, output_option, write_rows
 from aegis.cli.selection import Predicate, Row, parse_filters, pick, split_names
+from aegis.cli.target import chosen_gateway, columns_of, gateway_options
 
 TYPES = ("exec", "exit", "connect", "accept", "listen", "verdict", "loss")  # the model's; a test compares
 TABLE_COLUMNS = ("time", "type", "pid", "comm", "unit", "exe", "args")
@@ -70,6 +71,8 @@ def compact(row: Row) -> str:
         parts.append(f"{cell(row['protocol'])} {endpoint(row, 'src')} -> {endpoint(row, 'dst')}")
     if row.get("verdict"):
         parts.append(f"{cell(row['verdict'])} {cell(row.get('policy'))} {cell(row.get('rule'))}")
+    if row.get("agent_uid"):
+        parts.append(f"@{cell(row['agent_uid'])}")
     return " ".join(part for part in parts if part)
 
 
@@ -132,8 +135,11 @@ def parse_any(fields: tuple[str, ...], pattern: str) -> Predicate:
 @click.command(
     epilog="\b\nExamples:\n  aegis events --last 20\n  aegis events -f -o compact --type exec\n"
     "  aegis events -f -o json --filter 'unit==nginx.service' > saved.json\n"
-    "  aegis events --input-file saved.json --type connect\n  aegis events --standalone -o compact"
+    "  aegis events --input-file saved.json --type connect\n  aegis events --standalone -o compact\n"
+    "  aegis events --gateway http://127.0.0.1:8083 --token-file operator.token -f --agent UID"
 )
+@gateway_options
+@click.option("--agent", default=None, metavar="UID", help="With --gateway: only events of this agent.")
 @click.option("-f", "--follow", is_flag=True, help="Go on with what happens from now.")
 @click.option("--standalone", is_flag=True, help="Load sensors here, without an agent (as root).")
 @click.option(
@@ -170,7 +176,7 @@ def events(socket_path: str, /, output: str, **options: Any) -> None:
         write_rows(
             shown,
             output,
-            columns=fields or (TABLE_COLUMNS if output in ("table", "csv") else None),
+            columns=fields or (columns_of(TABLE_COLUMNS) if output in ("table", "csv") else None),
             compact=None if fields else compact,
         )
 
@@ -185,6 +191,13 @@ def _source(
         from aegis.cli.standalone import sensors
 
         return sensors(list(types))
+    remote = chosen_gateway()
+    if remote is not None:
+        from aegis.cli.records import events_of
+
+        return closing(events_of(remote, types, options))
+    if options["agent"] is not None:
+        raise click.UsageError("--agent is for a gateway's events: name it with --gateway http://HOST:8083")
     last = options["last"]
     if last is None:
         last = 0 if options["follow"] and not options["since"] else None if options["since"] else 20

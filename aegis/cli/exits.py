@@ -39,6 +39,15 @@ _EXIT_BY_CODE = {
     "missing_capability": EXIT_REFUSED,
     "policy_not_found": EXIT_NOT_FOUND,
     "module_unknown": EXIT_NOT_FOUND,
+    "agent_unknown": EXIT_NOT_FOUND,
+    "message_unknown": EXIT_NOT_FOUND,
+    "not_found": EXIT_NOT_FOUND,
+    "agent_away": EXIT_UNREACHABLE,
+    "no_answer": EXIT_TIMEOUT,
+    "credential_missing": EXIT_REFUSED,
+    "credential_invalid": EXIT_REFUSED,
+    "policy_unsigned": EXIT_REFUSED,
+    "would_cut_control": EXIT_REFUSED,
     "policy_invalid": EXIT_CHECK_FAILED,
     "policy_unenforceable": EXIT_CHECK_FAILED,
     "config_invalid": EXIT_CHECK_FAILED,
@@ -50,4 +59,9 @@ def exit_code_of(error: AegisError) -> int:
     for kind, number in _EXIT_BY_ERROR:
         if isinstance(error, kind):
             return number
-    return _EXIT_BY_CODE.get(error.code, EXIT_FAILED)
+    return exit_code_of_code(error.code)
+
+
+def exit_code_of_code(code: str) -> int:
+    """The same of an answer, which has a code only."""
+    return _EXIT_BY_CODE.get(code, EXIT_FAILED)

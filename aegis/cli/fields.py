@@ -14,7 +14,7 @@ def known_fields(kind: Kind) -> frozenset[str]:
     """Every key of the JSON objects of that kind, of all types of event."""
     from msgspec import structs
 
-    found = {"schema"}
+    found = {"schema", "agent_uid"}  # the second: of a gateway's rows
     for document in _documents(kind):
         found |= {field.encode_name for field in structs.fields(document)}
     return frozenset(found)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -13,6 +13,10 @@ from aegis.cli.events import clock_time, deadline, endpoint, parse_instant, proc
 from aegis.cli.fields import check_fields
 from aegis.cli.output import FORMATS, human_bytes, output_option, write_rows
 from aegis.cli.selection import Predicate, Row, parse_filters, pick, split_names
+from aegis.cli.target import chosen_gateway, columns_of, gateway_options
+
+if TYPE_CHECKING:
+    from aegis.cli.remote import Remote
 
 TABLE_COLUMNS = (
     "protocol",
@@ -55,13 +59,18 @@ def compact(row: Row) -> str:
         parts.append(f"({cell(row['unit'])})")
     if row.get("rule"):
         parts.append(f"{cell(row.get('policy'))} {cell(row['rule'])}")
+    if row.get("agent_uid"):
+        parts.append(f"@{cell(row['agent_uid'])}")
     return " ".join(parts)
 
 
 @click.command(
     epilog="\b\nExamples:\n  aegis flows\n  aegis flows -f --verdict deny\n"
-    "  aegis flows -o json --protocol TCP --port 443 --process curl"
+    "  aegis flows -o json --protocol TCP --port 443 --process curl\n"
+    "  aegis flows --gateway http://127.0.0.1:8083 --token-file operator.token --agent UID"
 )
+@gateway_options
+@click.option("--agent", default=None, metavar="UID", help="With --gateway: only flows of this agent.")
 @click.option("-f", "--follow", is_flag=True, help="Go on with flows that change, once a second.")
 @click.option("--verdict", "verdicts", multiple=True, type=click.Choice(("allow", "deny", "audit")))
 @click.option("--protocol", "protocols", multiple=True, help="TCP, UDP, SCTP, ICMP, ICMPv6 or a number.")
@@ -87,17 +96,27 @@ def flows(socket_path: str, /, output: str, **options: Any) -> None:
         "flow", (*fields, *excluded, *([sort] if sort else ())), (*options["filters"], *options["negated"])
     )
     predicate = _predicate(options)
+    remote = chosen_gateway()
+    if remote is None and options["agent"] is not None:
+        raise click.UsageError("--agent is for a gateway's flows: name it with --gateway http://HOST:8083")
     with deadline(options["timeout"]):
         if options["follow"]:
-            rows: Iterator[Row] = (row for row in _changes(socket_path) if predicate(row))
+            changes = _changes(socket_path) if remote is None else _changes_at(remote, options)
+            rows: Iterator[Row] = (row for row in changes if predicate(row))
             output = "compact" if output == "table" else output
+        elif remote is not None:
+            count = 20 if options["last"] is None else options["last"]
+            from aegis.cli.records import flows_of
+
+            listed = flows_of(remote, predicate, count or None, options)
+            rows = iter(sorted_by(listed, options["sort"]) if options["sort"] else listed)
         else:
             chosen = any(options[name] for name in CHOOSING)
             rows = iter(_listed(socket_path, predicate, options["last"], options["sort"], chosen=chosen))
         write_rows(
             (pick(row, fields, excluded) for row in rows),
             output,
-            columns=fields or (TABLE_COLUMNS if output in ("table", "csv") else None),
+            columns=fields or (columns_of(TABLE_COLUMNS) if output in ("table", "csv") else None),
             compact=None if fields else compact,
         )
 
@@ -141,6 +160,12 @@ def _changes(socket_path: str) -> Iterator[Row]:
                 yield row
         seen = current
         time.sleep(FOLLOW_PERIOD_S)
+
+
+def _changes_at(remote: Remote, options: dict[str, Any]) -> Iterator[Row]:
+    from aegis.cli.records import flow_changes
+
+    return flow_changes(remote, options)
 
 
 def _predicate(options: dict[str, Any]) -> Predicate:

@@ -9,6 +9,7 @@ import sys
 import click
 
 from aegis.cli.exits import EXIT_BROKEN_PIPE, EXIT_FAILED, EXIT_INTERRUPTED, EXIT_TIMEOUT, exit_code_of
+from aegis.cli.target import gateway_options, is_gateway_named
 from aegis.errors import AegisError
 
 # name -> (module, attribute, one-line help): the whole surface of the tool, in the order of --help.
@@ -20,9 +21,13 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "counters": ("aegis.cli.counters", "counters", "Every conservation identity, term by term."),
     "policy": ("aegis.cli.policy", "policy", "Check, apply, list, explain and remove policies."),
     "modules": ("aegis.cli.modules", "modules", "List, start, stop, enable, disable, configure modules."),
+    "gateway": ("aegis.cli.gateway", "gateway", "Run a gateway; list its agents, send them orders."),
     "config": ("aegis.cli.config", "config", "Check the configuration; show where each value comes from."),
     "demo": ("aegis.cli.demo.command", "demo", "The main job on real traffic, in namespaces of its own."),
 }
+
+# The commands that can ask a gateway in place of this host's agent.
+ASK_A_GATEWAY = frozenset({"events", "flows", "modules", "gateway"})
 
 
 class LazyGroup(click.Group):
@@ -75,6 +80,7 @@ def _print_version(ctx: click.Context, param: click.Parameter, value: bool) -> N
     show_default=True,
     help="Control socket of the agent.",
 )
+@gateway_options
 @click.option(
     "-o",
     "--output",
@@ -95,6 +101,10 @@ def _print_version(ctx: click.Context, param: click.Parameter, value: bool) -> N
 def cli(ctx: click.Context, socket_path: str, output: str | None) -> None:  # noqa: ARG001
     """See, count and cut what happens on this machine's network, through a running aegis-agent."""
     ctx.obj = socket_path
+    asked = ctx.invoked_subcommand
+    if asked is not None and asked not in ASK_A_GATEWAY and is_gateway_named(ctx):
+        able = ", ".join(sorted(ASK_A_GATEWAY))
+        raise click.UsageError(f"{asked} asks the agent of this host; --gateway is for {able}")
 
 
 def _run() -> object:

@@ -6,15 +6,40 @@ import json
 
 import click
 
-from aegis.cli.client import request, request_one
+from aegis.cli.client import request
 from aegis.cli.output import cell, output_option, write_rows
+from aegis.cli.selection import Row
+from aegis.cli.target import gateway_options, is_gateway_named, needed_gateway
 
 COLUMNS = ("name", "state", "reason", "since", "cpu_percent", "memory_bytes")
+_AGENT = "aegis.modules.agent"
 
 
-@click.group(epilog="\b\nExamples:\n  aegis modules list\n  aegis modules stop telemetry")
-def modules() -> None:
+@click.group(
+    epilog="\b\nExamples:\n  aegis modules list\n  aegis modules stop telemetry\n"
+    "  aegis --gateway http://127.0.0.1:8083 --token-file operator.token modules --agent UID list"
+)
+@gateway_options
+@click.option(
+    "--agent", default=None, metavar="UID", help="Ask this agent, through the gateway of --gateway."
+)
+@click.pass_context
+def modules(context: click.Context, agent: str | None) -> None:
     """List, start, stop, enable, disable and configure modules; each answer comes after the change."""
+    if agent is None and is_gateway_named(context):
+        raise click.UsageError("a gateway has many agents: name one with --agent UID (aegis gateway agents)")
+    context.meta[_AGENT] = agent
+
+
+def _ask(socket_path: str, verb: str, args: dict[str, object]) -> list[Row]:
+    """The items of `modules.VERB`: of this host's agent, or of the one that --agent names."""
+    agent = click.get_current_context().meta.get(_AGENT)
+    if agent is None:
+        return list(request(socket_path, f"modules.{verb}", args, timeout_s=30))
+    remote = needed_gateway()
+    from aegis.cli.orders import module_rows
+
+    return module_rows(remote, agent, verb, args)
 
 
 @modules.command("list")
@@ -22,7 +47,7 @@ def modules() -> None:
 @click.pass_obj
 def list_modules(socket_path: str, output: str) -> None:
     """List modules with state and reason."""
-    write_rows(request(socket_path, "modules.list", timeout_s=30), output, columns=COLUMNS)
+    write_rows(_ask(socket_path, "list", {}), output, columns=COLUMNS)
 
 
 def _switch(verb: str, text: str) -> click.Command:
@@ -31,9 +56,8 @@ def _switch(verb: str, text: str) -> click.Command:
     @output_option("compact", ("compact", "json", "json-pretty", "yaml"))
     @click.pass_obj
     def switch(socket_path: str, name: str, output: str) -> None:
-        item = request_one(socket_path, f"modules.{verb}", {"name": name})
         write_rows(
-            [item],
+            _ask(socket_path, verb, {"name": name}),
             output,
             compact=lambda row: f"{row['name']} {row['state']} {row.get('reason') or ''}".rstrip(),
         )
@@ -69,5 +93,6 @@ def configure(socket_path: str, name: str, settings: tuple[str, ...], output: st
     arguments: dict[str, object] = {"name": name}
     if changes:
         arguments["set"] = changes
-    rows = request(socket_path, "modules.config", arguments, timeout_s=30)
-    write_rows(rows, output, columns=("option", "value", "origin"), compact=cell)
+    write_rows(
+        _ask(socket_path, "config", arguments), output, columns=("option", "value", "origin"), compact=cell
+    )

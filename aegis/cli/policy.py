@@ -151,7 +151,9 @@ def explain(socket_path: str, /, output: str, flow: str | None, **tuple_: Any) -
     arguments = {key: tuple_[key] if tuple_.get(key) is not None else given.get(key) for key in keys}
     if arguments["protocol"] is None or (arguments["dst"] is None and arguments["src"] is None):
         raise click.UsageError("name at least --protocol and --dst (or --src for ingress), or give a FLOW")
-    item = request_one(socket_path, "policy.explain", {k: v for k, v in arguments.items() if v is not None})
+    asked = {key: value for key, value in arguments.items() if value is not None}
+    _expect_five_tuple(asked)
+    item = request_one(socket_path, "policy.explain", asked)
     if output != "table":
         write_rows([item], output)
         return
@@ -161,3 +163,17 @@ def explain(socket_path: str, /, output: str, flow: str | None, **tuple_: Any) -
     )
     for step in item["path"]:
         click.echo(f"  {step if isinstance(step, str) else cell(step)}")
+
+
+def _expect_five_tuple(asked: dict[str, Any]) -> None:
+    """Raises UsageError by the agent's own reading of a request: what is wrong with it is wrong without an agent too."""
+    from aegis.agent.answers import probe_of
+    from aegis.agent.control.verbs import VERBS
+    from aegis.agent.control.verbs import check as check_types
+    from aegis.errors import EnvelopeInvalid
+
+    try:
+        check_types(next(verb for verb in VERBS if verb.name == "policy.explain"), asked)
+        probe_of(asked)
+    except EnvelopeInvalid as error:
+        raise click.UsageError(str(error).removeprefix("policy.explain: ")) from None

@@ -50,7 +50,7 @@ def render(item: dict[str, Any]) -> list[str]:
             f"agent        {agent['id']}  version {agent['version']}  pid {agent['pid']}"
             f"  up {human_duration(agent['uptime_s'])}"
         ),
-        f"gateway      {gateway['state']}" + (f"  {gateway['url']}" if gateway.get("url") else ""),
+        "gateway      " + "  ".join(_gateway(gateway)),
         (
             f"enforcement  {enforcement['state']}  generation {cell(enforcement.get('generation'))}"
             f"  mode {cell(enforcement.get('mode'))}  interfaces {interfaces}"
@@ -62,6 +62,16 @@ def render(item: dict[str, Any]) -> list[str]:
             f"  cpu {_percent(resources)}"
         ),
     ]
+
+
+def _gateway(gateway: dict[str, Any]) -> list[str]:
+    """State, address, what is spoken, and why it is not connected."""
+    spoken = (
+        f"{gateway['protocol']}{', insecure' if gateway.get('insecure_v1') else ''}"
+        if gateway.get("protocol")
+        else ""
+    )
+    return [part for part in (gateway["state"], gateway.get("url"), spoken, gateway.get("reason")) if part]
 
 
 def _percent(resources: dict[str, Any]) -> str:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
 
 from aegis.errors import HostError
-from aegis.host import cgroups, disks, interfaces, own, usage
+from aegis.host import cgroups, disks, interfaces, own, procfs, usage
 from aegis.host.cgroups import Cgroups
 from aegis.host.metrics import GROUPS, METRICS, Metric
 from aegis.host.netlink import Netlink
@@ -205,6 +206,14 @@ class Host:
     def memory_bytes(self) -> int:
         """Memory of the machine, for sizing tables."""
         return usage.memory_total(self._proc)
+
+    def boot_id(self) -> bytes:
+        """16 bytes that are others after each boot."""
+        where = f"{self._proc}/sys/kernel/random/boot_id"
+        text = procfs.read(where).strip().replace(b"-", b"")
+        if not re.fullmatch(b"[0-9a-f]{32}", text):
+            raise HostError(f"{where}: no UUID in it")
+        return bytes.fromhex(text.decode())
 
     def close(self) -> None:
         """Close what was opened; twice is harmless."""

@@ -7,6 +7,7 @@ refused with the reason: enforcement is never silently off.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 from collections import OrderedDict
 from collections.abc import Callable
@@ -14,7 +15,14 @@ from pathlib import Path
 
 import msgspec
 
-from aegis.errors import FeatureUnsupported, KernelError, PolicyError, StorageError
+from aegis.errors import (
+    FeatureUnsupported,
+    KernelError,
+    PolicyError,
+    PolicyInvalid,
+    PolicyNotFound,
+    StorageError,
+)
 from aegis.kernel.policy_explain import explain
 from aegis.kernel.policy_image import CompiledImage, compile_policies
 from aegis.kernel.policy_slots import Hits, PolicySlots
@@ -105,21 +113,42 @@ class Enforcer:
             image_bytes=len(image.data),
         )
 
-    def apply(self, document: bytes, name: str = "<document>") -> AppliedPolicy:
+    def apply(self, document: bytes, name: str = "<document>", *, origin: str = "local") -> AppliedPolicy:
         """Put the policy into the set, in place of the one of its name, and switch the kernel.
 
+        `origin` is who orders it: a policy of another origin is not replaced, that is PolicyInvalid.
         Raises PolicyInvalid, PolicyUnenforceable, StorageError, or KernelError; the policy that was stays then. A set
         that is in force and could not be committed is no error: `state` says that it is not durable.
         """
-        policy = parse_document(document)
+        policy = msgspec.structs.replace(parse_document(document), origin=origin)
+        for held in self._policies:
+            if held.name == policy.name and held.origin != origin:
+                raise PolicyInvalid(
+                    "metadata.name",
+                    f"the policy {held.name} in force is of origin {held.origin}, and this one of {origin}",
+                    hint="choose another name, or remove that one first where it came from",
+                )
         self._change(self._policies.with_policy(policy))
         return self._applied(policy, {})
 
-    def remove(self, name: str) -> AppliedPolicy:
-        """Take one policy out. Raises PolicyNotFound, and as `apply`."""
-        gone = self._policies.find(name)
+    def remove(self, name: str, *, origin: str | None = None) -> AppliedPolicy:
+        """Take one policy out; what it had hit until the switch is in the answer. Raises PolicyNotFound, and as `apply`.
+
+        With `origin`, only one of that origin is found.
+        """
+        gone, image = self._policies.find(name), self._image
+        if origin is not None and gone.origin != origin:
+            raise PolicyNotFound(
+                name, f"no policy of this name is of origin {origin}, but one of {gone.origin}"
+            )
+        slot = None if self._slots is None else self._slots.position().slot
+        hits = self.hits()
         self._change(self._policies.without(name))
-        return self._applied(gone, {})
+        with contextlib.suppress(
+            KernelError
+        ):  # it is removed: then what it had hit just before is the answer
+            hits = self._hits_of(image, slot)  # the last ones: no packet is judged by it any more
+        return self._applied(gone, hits)
 
     def list(self) -> tuple[AppliedPolicy, ...]:
         """Every policy in force with what its denying rules have hit since the last change of the set."""
@@ -128,14 +157,14 @@ class Enforcer:
 
     def hits(self) -> dict[tuple[str, str], Hits]:
         """Packets and bytes by (policy, rule) that were denied, or would have been, in this generation."""
-        if self._slots is None or self._stale:
+        return {} if self._stale else self._hits_of(self._image)
+
+    def _hits_of(self, image: CompiledImage, slot: int | None = None) -> dict[tuple[str, str], Hits]:
+        if self._slots is None:
             return {}
-        ranks = tuple(rank for rank, each in enumerate(self._image.rules) if each.rule.deny)
-        found = self._slots.hits(ranks)
-        return {
-            (self._image.rules[rank].policy.name, self._image.rules[rank].rule.path): found[rank]
-            for rank in ranks
-        }
+        ranks = tuple(rank for rank, each in enumerate(image.rules) if each.rule.deny)
+        found = self._slots.hits(ranks, slot)
+        return {(image.rules[rank].policy.name, image.rules[rank].rule.path): found[rank] for rank in ranks}
 
     def explain(self, probe: Probe) -> Explanation:
         """What the policy in force says about a packet, step by step. Raises StorageError while it is `stale`."""

@@ -344,7 +344,7 @@ TABLE: Final[tuple[Row, ...]] = (
 def _ask(row: Row, scope: Scope, types: TypeIds) -> Feature:
     try:
         answer = row.typed(types) if row.typed else row.probe(scope) if row.probe else OK
-    except KernelError as error:
+    except (KernelError, OSError) as error:  # the second: no descriptor left to try it with
         answer = Answer("missing", str(error))
     absent = answer.state != "ok"
     return Feature(

@@ -18,7 +18,8 @@ from aegis.kernel import abi
 from aegis.kernel.constants import Constants
 from aegis.kernel.links import Link, attach_tracing
 from aegis.kernel.maps import Map, map_bytes
-from aegis.kernel.object import BpfObject
+from aegis.kernel.object import BpfObject, Program
+from aegis.kernel.pins import close_all
 from aegis.kernel.rings import RingPump
 from aegis.kernel.sensors import KIND_NAMES, READER, RECORD_COUNTERS, RING, SENSORS, SHARED, Sensor
 
@@ -85,10 +86,14 @@ class Hub:
         self._btf = btf
         self._has_core = False
         self._shared: dict[str, Map] = {}
-        for table in shared:
-            if table.name in SHARED:
-                self._shared[table.name] = table.duplicate()
-                self._has_core = True
+        try:
+            for table in shared:
+                if table.name in SHARED:
+                    self._shared[table.name] = table.duplicate()
+                    self._has_core = True
+        except BaseException:
+            close_all(self._shared.values())
+            raise
         if RING in self._shared:
             # A ring that was pinned keeps its size, whatever the configuration says now.
             self._constants = constants.for_ring(self._shared[RING].max_entries)
@@ -218,6 +223,11 @@ class Hub:
         """The hub's tables and its sensors' own, each once, for one sum with the core's."""
         own = [table for each in self._sensors.values() if each.object for table in each.object.maps()]
         return tuple({table.id: table for table in (*self._shared.values(), *own)}.values())
+
+    def programs(self) -> tuple[Program, ...]:
+        """Of the sensors that are attached."""
+        objects = {id(each.object): each.object for each in self._sensors.values() if each.object}
+        return tuple(program for each in objects.values() for program in each.programs())
 
     def record_counters(self) -> tuple[RecordTerms, ...]:
         """Terms of the kinds that occurred, as of one instant.

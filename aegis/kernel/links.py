@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Self
 
 from aegis.errors import AttachFailed
-from aegis.kernel.library import checked, open_library
+from aegis.kernel.library import checked, failure, open_library
 from aegis.kernel.maps import Map
 from aegis.kernel.object import Program
 
@@ -120,7 +120,7 @@ def read_iter(link: Link) -> Iterator[bytes]:
             except OSError as error:
                 if error.errno == errno.EAGAIN:  # the kernel asks to be called again
                     continue
-                raise
+                raise failure(error.errno or 0, "run", link.name) from error
             if not chunk:
                 return
             yield chunk

@@ -117,7 +117,7 @@ class Map:
 
     def duplicate(self) -> Map:
         """A second owner of the same table."""
-        return Map(os.dup(self.fd), self.name)
+        return Map(duplicated(self.fd, self.name), self.name)
 
     def close(self) -> None:
         """Give the descriptor back; the table lives on while a program or a pin holds it."""
@@ -247,6 +247,14 @@ class Map:
     def _expect(self, data: bytes, size: int, what: str) -> None:
         if len(data) != size:
             raise MapAccessFailed("use", self.name, detail=f"{what} of {len(data)} bytes, needs {size}")
+
+
+def duplicated(fd: int, name: str) -> int:
+    """A second descriptor of a table. Raises MapAccessFailed where the process has no more of them."""
+    try:
+        return os.dup(fd)
+    except OSError as error:
+        raise failure(error.errno or 0, "duplicate", name, MapAccessFailed) from error
 
 
 def map_bytes(maps: Iterable[Map]) -> int:

@@ -25,7 +25,7 @@ from aegis.errors import (
 )
 from aegis.kernel.constants import SECTION, Constants
 from aegis.kernel.library import CAPABILITIES_HINT, checked, failure, messages, open_library
-from aegis.kernel.maps import Map, MapShape
+from aegis.kernel.maps import Map, MapShape, duplicated
 
 OBJECTS = Path(aegis.__file__).parent / "bpf"
 MANIFEST = "objects.json"
@@ -74,7 +74,10 @@ class RunResult:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProgramInfo:
-    """The kernel's own description. `run_time_ns` and `run_count` stay 0 unless statistics are on."""
+    """The kernel's own description. `run_time_ns` and `run_count` stay 0 unless statistics are on.
+
+    `recursion_misses`: events it did not see because it was running on that CPU already.
+    """
 
     id: int
     name: str
@@ -83,6 +86,7 @@ class ProgramInfo:
     jited_bytes: int
     run_time_ns: int
     run_count: int
+    recursion_misses: int
 
 
 class Program:
@@ -147,6 +151,7 @@ def program_info(fd: int, name: str = "program") -> ProgramInfo:
         jited_bytes=info.jited_prog_len,
         run_time_ns=info.run_time_ns,
         run_count=info.run_cnt,
+        recursion_misses=info.recursion_misses,
     )
 
 
@@ -237,7 +242,7 @@ class BpfObject:
         for name, pointer in self._declared.items():
             fd = lib.bpf_map__fd(pointer)
             if fd >= 0:
-                self._maps[name] = Map(os.dup(fd), name)
+                self._maps[name] = Map(duplicated(fd, name), name)
 
     def _load_failure(self, number: int, log: str) -> KernelError:
         lines = log.strip().splitlines()

@@ -11,10 +11,12 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import functools
 import os
 import stat
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import ParamSpec, TypeVar
 
 from aegis._native import _system
 from aegis.errors import FeatureUnsupported, KernelError
@@ -22,6 +24,8 @@ from aegis.kernel import abi
 from aegis.kernel.links import Link
 from aegis.kernel.maps import Map
 
+P = ParamSpec("P")
+T = TypeVar("T")
 HINT = "mount -t bpf bpf /sys/fs/bpf, or choose another --pin-dir"
 FRESH = "new-"  # of a link that is about to take its name; a BPF file system allows no dot in names
 
@@ -29,6 +33,20 @@ FRESH = "new-"  # of a link that is about to take its name; a BPF file system al
 def on_bpffs(path: Path) -> bool:
     """Whether an existing path is on a BPF file system."""
     return bool(_system.lib.aegis_filesystem(os.fsencode(path)) == _system.lib.BPF_FS_MAGIC)
+
+
+def _translated(method: Callable[P, T]) -> Callable[P, T]:
+    """A method whose OSErrors, such as of a process that has no descriptor left, leave this room as KernelError."""
+
+    @functools.wraps(method)
+    def translated(*args: P.args, **kwargs: P.kwargs) -> T:
+        try:
+            return method(*args, **kwargs)
+        except OSError as error:
+            what = method.__name__.strip("_").replace("_", " ")
+            raise KernelError(what, f"pins: {error.filename or ''}", error.errno or 0) from error
+
+    return translated
 
 
 class PinDirectory:
@@ -91,6 +109,7 @@ class PinDirectory:
                 "make pin directory", str(self.root), error.errno or 0, hint=HINT
             ) from error
 
+    @_translated
     def _finish(self) -> None:
         """End what an agent killed inside `put_link` began: its link is attached, so it must have its name or go."""
         for fresh in [name for name in _names(self._links) if name.startswith(FRESH)]:
@@ -100,9 +119,11 @@ class PinDirectory:
             else:
                 (self._links / fresh).rename(self._links / name)
 
+    @_translated
     def map_names(self) -> frozenset[str]:
         return frozenset(_names(self._maps))
 
+    @_translated
     def link_names(self) -> frozenset[str]:
         return frozenset(name for name in _names(self._links) if not name.startswith(FRESH))
 
@@ -115,6 +136,7 @@ class PinDirectory:
     def put_map(self, table: Map) -> None:
         table.pin(self._maps / table.name)
 
+    @_translated
     def put_link(self, link: Link, name: str) -> None:
         """Pin `link` as `name`. A link of that name is taken off its hook when the new one has its place."""
         fresh = self._links / f"{FRESH}{name}"
@@ -125,9 +147,11 @@ class PinDirectory:
         if before is not None:
             _end(before)
 
+    @_translated
     def drop_map(self, name: str) -> None:
         (self._maps / name).unlink(missing_ok=True)
 
+    @_translated
     def drop_link(self, name: str) -> None:
         """Take a pinned link off its hook, now, and remove the pin."""
         path = self._links / name
@@ -135,24 +159,29 @@ class PinDirectory:
             _end(Link.from_pin(path))
             path.unlink()
 
+    @_translated
     def clsact_interfaces(self) -> frozenset[int]:
         """Interfaces that have or had our clsact filters."""
         return frozenset(int(name) for name in _names(self._clsact))
 
+    @_translated
     def mark_clsact(self, ifindex: int, *, made: bool = False) -> None:
         """Remember the interface; with `made`, that the qdisc is ours to remove."""
         (self._clsact / str(ifindex)).mkdir(exist_ok=True)
         if made:
             (self._clsact / str(ifindex) / "made").mkdir(exist_ok=True)
 
+    @_translated
     def made_clsact(self, ifindex: int) -> bool:
         return (self._clsact / str(ifindex) / "made").exists()
 
+    @_translated
     def unmark_clsact(self, ifindex: int) -> None:
         for path in (self._clsact / str(ifindex) / "made", self._clsact / str(ifindex)):
             with contextlib.suppress(FileNotFoundError):
                 path.rmdir()
 
+    @_translated
     def clear(self) -> None:
         """Unpin everything of this ABI; the directories, and with them the lock, stay."""
         for name in _names(self._links):
@@ -162,6 +191,7 @@ class PinDirectory:
         for ifindex in self.clsact_interfaces():
             self.unmark_clsact(ifindex)
 
+    @_translated
     def remove_all(self) -> None:
         """Unpin everything of this ABI and remove the directories, also PIN_DIR when it is empty then."""
         self.clear()

@@ -94,9 +94,12 @@ class PolicySlots:
             self._free(old.slot)
         return Position(generation=generation, slot=slot)
 
-    def hits(self, rules: tuple[int, ...]) -> dict[int, Hits]:
-        """What the rules with these ranks have hit since their generation began; all CPUs together."""
-        base = self.position().slot * abi.MAX_RULES
+    def hits(self, rules: tuple[int, ...], slot: int | None = None) -> dict[int, Hits]:
+        """What the rules with these ranks have hit since their generation began; all CPUs together.
+
+        `slot`: of a policy that was left by the last switch; its counts stay until the next one.
+        """
+        base = (self.position().slot if slot is None else slot) * abi.MAX_RULES
         found = {}
         for rank in rules:
             packets, size = self._hits.sum_u64(_key(base + rank))

@@ -3,16 +3,40 @@
 from __future__ import annotations
 
 import enum
+from typing import Any
 
 import msgspec
 from msgspec import UNSET, UnsetType
 
-from aegis.model.process import Owner
+from aegis.model.absent import Absent
+from aegis.model.process import Owner, OwnerLabel, readable
 
-__all__ = ["NO_POLICY", "VERSION", "Flow", "FlowState", "Owner", "Verdict", "encode"]
+__all__ = [
+    "FORGOTTEN",
+    "NO_FLAGS",
+    "NO_NAME",
+    "NO_POLICY",
+    "NO_UNIT",
+    "RULE_FORGOTTEN",
+    "TCP_FLAGS",
+    "VERSION",
+    "Flow",
+    "FlowState",
+    "Owner",
+    "Verdict",
+    "encode",
+    "flags_text",
+    "owner_keys",
+]
 
 VERSION = 1
 NO_POLICY = "no rule decided"
+NO_FLAGS = "only TCP has flags"
+NO_NAME = "no sensor of names is built yet"
+NO_UNIT = "no part of the cgroup's path is a systemd unit"
+FORGOTTEN = "its process has ended and is not kept any more"
+RULE_FORGOTTEN = "the rule is of a policy set that is not kept any more"
+TCP_FLAGS = "FSRPAUEC"  # FIN SYN RST PSH ACK URG ECE CWR, from the lowest bit; RFC 9293 section 3.1
 
 Reason = str | UnsetType
 
@@ -91,3 +115,41 @@ _encoder = msgspec.json.Encoder()
 def encode(flow: Flow) -> bytes:
     """The flow as one JSON object, without a newline."""
     return _encoder.encode(flow)
+
+
+def flags_text(flags: int) -> str:
+    """Flags seen in either direction, a letter each: `FSPA`."""
+    return "".join(letter for bit, letter in enumerate(TCP_FLAGS) if flags >> bit & 1)
+
+
+def owner_keys(owner: Owner | Absent) -> dict[str, Any]:
+    """The attributes of a flow that its owner gives; of one that is absent, with that reason."""
+    if isinstance(owner, Absent):
+        return _nobody(OwnerLabel.UNKNOWN, owner.reason)
+    if isinstance(owner, OwnerLabel):
+        return _nobody(owner, owner.reason)
+    keys: dict[str, Any] = {
+        "owner": "process",
+        "pid": owner.pid,
+        "start_ns": owner.start_ns,
+        "uid": owner.uid,
+    }
+    unit = owner.cgroup if isinstance(owner.cgroup, Absent) else owner.cgroup.unit or Absent(NO_UNIT)
+    path = owner.cgroup if isinstance(owner.cgroup, Absent) else owner.cgroup.path
+    for name, value in (("comm", owner.comm), ("exe", owner.exe), ("unit", unit), ("cgroup", path)):
+        keys[name] = (
+            None if isinstance(value, Absent) else readable(value) if isinstance(value, bytes) else value
+        )
+        keys[f"{name}_reason"] = value.reason if isinstance(value, Absent) else UNSET
+    return keys
+
+
+_OWNER_KEYS = ("pid", "start_ns", "comm", "exe", "unit", "cgroup", "uid")
+
+
+def _nobody(label: OwnerLabel, reason: str) -> dict[str, Any]:
+    return {
+        "owner": label.value,
+        **dict.fromkeys(_OWNER_KEYS),
+        **{f"{key}_reason": reason for key in _OWNER_KEYS},
+    }

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
+
+from aegis.model.stamp import rfc3339
+
+VERSION = 1
 
 Labels = tuple[tuple[str, str], ...]
 Kind = Literal["gauge", "counter"]
@@ -35,3 +39,20 @@ class Sample(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     def key(self) -> tuple[str, Labels]:
         """What is measured."""
         return self.name, self.labels
+
+
+def document(sample: Sample) -> dict[str, Any]:
+    """The sample as one JSON object (`aegis.sample`), null beside `value_reason` where it could not be read."""
+    return {
+        "schema": "aegis.sample",
+        "version": VERSION,
+        "time": rfc3339(sample.time_ns),
+        "time_ns": sample.time_ns,
+        "name": sample.name,
+        "labels": dict(sample.labels),
+        "value": sample.value,
+        **({} if sample.reason is None else {"value_reason": sample.reason}),
+        "unit": sample.unit,
+        "kind": sample.kind,
+        "source": sample.source,
+    }

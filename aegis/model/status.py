@@ -23,6 +23,8 @@ class GatewayPart(msgspec.Struct, frozen=True, kw_only=True):
     url: str | None
     url_reason: Reason = UNSET
     state: str
+    reason: str | None
+    reason_reason: Reason = UNSET
     protocol: str | None
     protocol_reason: Reason = UNSET
     authenticated_since: str | None

@@ -29,6 +29,10 @@ class SystemClock:
     def cpu_ns(self) -> int:
         return time.process_time_ns()
 
+    def thread_cpu_ns(self, thread: int) -> int:
+        """Processor time of a thread of this process, by its `threading.get_ident()`. Raises OSError once it ended."""
+        return time.clock_gettime_ns(time.pthread_getcpuclockid(thread))
+
     async def sleep(self, seconds: float) -> None:
         await asyncio.sleep(seconds)
 

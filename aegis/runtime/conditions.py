@@ -104,4 +104,24 @@ CONDITIONS: tuple[ConditionKind, ...] = (
         when="records of the kernel did not arrive; counters has the figures by kind and reason",
         hint="raise kernel.ring_bytes",
     ),
+    ConditionKind(
+        code="records_unavailable",
+        when="the ring of records cannot be opened: there are no process, socket or verdict events; packets are judged",
+        hint="aegis doctor says what is missing; start the agent again once it is there",
+    ),
+    ConditionKind(
+        code="module_spun",
+        when="a module's code kept the agent's loop from turning: the agent started again without it; enforcement went on",
+        hint="find out what the module was doing where the text says; aegis modules start NAME starts it at once",
+    ),
+    ConditionKind(
+        code="storage_degraded",
+        when="blocks for the gateway cannot be written to disk: they wait in memory, and what finds no room there is lost",
+        hint="nothing to do but free or repair the file system of the state directory; it is tried again by itself",
+    ),
+    ConditionKind(
+        code="outbox_quarantined",
+        when="the file of stored blocks was damaged: it was set aside, and what could be read of it is in a new one",
+        hint="check the disk; the file set aside is outbox.db.corrupt-N in the state directory",
+    ),
 )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator, Sequence
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from aegis.model.event import Event
@@ -58,17 +58,9 @@ class EventHistory:
             yield from islice(batch, skip, None) if skip else batch
             skip = 0
 
-    def last(self, count: int) -> list[Event]:
-        """The newest `count`, oldest first."""
-        found: list[Any] = []
-        for index in range(len(self._batches) - 1, -1, -1):
-            batch = self._batches[index]
-            start = self._skip if index == 0 else 0
-            take = min(count - len(found), len(batch) - start)
-            found[:0] = batch[len(batch) - take :] if take else ()
-            if len(found) >= count:
-                break
-        return found
+    def batches(self) -> list[tuple[Sequence[Event], int]]:
+        """What is kept now, oldest first: each batch as it came, and how many of its first events are evicted."""
+        return [(batch, 0 if index else self._skip) for index, batch in enumerate(self._batches)]
 
 
 class LatestSamples:

@@ -42,6 +42,7 @@ __all__ = [
     "Samples",
     "Settings",
     "Subscription",
+    "Uplink",
 ]
 
 
@@ -71,6 +72,9 @@ class Bus(Protocol):
 
     def publish(self, topic: str, item: object) -> None:
         """Hand `item` to every listener of `topic`; a listener whose queue is full counts a drop."""
+
+    def listeners(self, topic: str) -> int:
+        """How many there are now, for those to whom an item costs something to make."""
 
 
 class Clock(Protocol):
@@ -173,6 +177,10 @@ class FlowSource(Protocol):
     def harvest(self) -> Harvest:
         """Read the table now, reap what is closed or idle, and publish the result on the topic `flow`."""
 
+    @property
+    def table(self) -> Any:
+        """The `aegis._native.flowtable.FlowTable` itself, for native code that reads what is due from it."""
+
     def rows(self) -> Sequence[tuple[Any, ...]]:
         """Every flow known, as of the last harvest."""
 
@@ -215,6 +223,16 @@ class Enforcer(Protocol):
     def state(self) -> EnforcementState: ...
 
 
+class Uplink(Protocol):
+    """The agent's link to its gateway; one module owns when there is one."""
+
+    async def keep(self, settings: Settings, health: Health) -> None:
+        """Keep it until cancelled, and close it with a reason then. What is wrong with it becomes conditions.
+
+        Without a gateway it waits, and does nothing. `settings` are those of `modules.websocket_communication`.
+        """
+
+
 class Log(Protocol):
     """Structured log: an event name in words, and fields. Never put a secret into a field."""
 
@@ -238,6 +256,7 @@ class Context(Protocol):
     health: Health
     history: History
     samples: Samples
+    uplink: Uplink
     log: Log
     agent_pid: int
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from aegis.runtime import gateway_url, outbox_options
 from aegis.runtime.settings import Option
 
 OPTIONS: tuple[Option, ...] = (
@@ -101,6 +102,51 @@ OPTIONS: tuple[Option, ...] = (
         default=None,
         help="BTF of the running kernel. By default /sys/kernel/btf/vmlinux.",
     ),
+    Option(
+        name="gateway.url",
+        kind="str",
+        default=None,
+        wrong=gateway_url.problem,
+        help="Gateway to connect to, ws://HOST:PORT or wss://HOST:PORT. By default none: the agent stands alone.",
+    ),
+    Option(
+        name="gateway.protocol",
+        kind="str",
+        default="auto",
+        choices=("auto", "v1", "v2"),
+        help="Protocol spoken to the gateway: auto takes v1 only where gateway.min_protocol is 1. v2 is not built yet.",
+    ),
+    Option(
+        name="gateway.min_protocol",
+        kind="int",
+        default=None,
+        minimum=1,
+        maximum=2,
+        help="Oldest protocol that may be spoken. v1 hides nothing and proves little of the gateway, so the default is 2, "
+        "or 1 where gateway.protocol asks for v1.",
+    ),
+    Option(
+        name="gateway.ca",
+        kind="str",
+        default=None,
+        help="File of CA certificates, PEM, that a wss:// gateway is judged by. By default the host's own.",
+    ),
+    Option(
+        name="gateway.reregister",
+        kind="bool",
+        default=None,
+        help="Register again when the gateway has another key than at the last time: deployed gateways make one, and "
+        "forget their agents, at each start. By default where it does not say that it is one of this project.",
+    ),
+    Option(
+        name="policy.unsigned_orders",
+        kind="str",
+        default="refuse",
+        choices=("refuse", "accept"),
+        reload="live",
+        help="Orders of a gateway that nobody signed, as all of protocol v1: refuse, or accept them. Readings are answered.",
+    ),
+    *outbox_options.OPTIONS,
     Option(
         name="enforcement.on_stop",
         kind="str",

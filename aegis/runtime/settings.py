@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Literal
 
 import msgspec
@@ -15,7 +15,8 @@ class Option(msgspec.Struct, frozen=True, kw_only=True):
     """One row of the option table. In a module's config.py `name` is relative to `modules.NAME`.
 
     `kind` is what a file may hold: bool, int, float (an int passes), str, list (of strings). `minimum` and `maximum`
-    bound numbers, both inclusive; `choices` bounds strings. `default` None: decided at start, as `help` says.
+    bound numbers, both inclusive; `choices` bounds strings, or `wrong` gives the sentence for one that cannot be.
+    `default` None: decided at start, as `help` says.
     `reload` is `live` when a changed value is taken at SIGHUP, `restart` when the next start takes it.
     """
 
@@ -26,6 +27,7 @@ class Option(msgspec.Struct, frozen=True, kw_only=True):
     minimum: float | None = None
     maximum: float | None = None
     choices: tuple[str, ...] = ()
+    wrong: Callable[[str], str | None] | None = None
     reload: Literal["live", "restart"] = "restart"
 
     def problem(self, value: object) -> str | None:
@@ -46,7 +48,7 @@ class Option(msgspec.Struct, frozen=True, kw_only=True):
             return f"must be a string, not {_shown(value)}"
         if self.choices and value not in self.choices:
             return f"must be one of {', '.join(self.choices)}, not {value!r}"
-        return None
+        return self.wrong(value) if self.wrong is not None else None
 
     def _out_of_range(self, value: float) -> str | None:
         if value != value:  # noqa: PLR0124  TOML has nan, and nan passes every comparison below

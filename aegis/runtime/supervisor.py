@@ -59,7 +59,8 @@ class Supervised:
 class Supervisor:
     """`settings(name)` gives a module's options now; `context(name, settings)` makes what it is lent.
 
-    `missing(features)` gives the sentence of the first feature that is not there, or None.
+    `missing(features)` gives the sentence of the first feature that is not there, or None. `held(name)` says why a
+    module is not to be started by itself, `released(name)` hears that somebody ordered it to start.
     """
 
     def __init__(
@@ -72,6 +73,8 @@ class Supervisor:
         settings: Callable[[str], Settings | None],
         missing: Callable[[tuple[str, ...]], str | None],
         changed: Callable[[ModuleStatus], None] = lambda _status: None,
+        held: Callable[[str], str | None] = lambda _name: None,
+        released: Callable[[str], None] = lambda _name: None,
         package: str = modules_found.PACKAGE,
     ) -> None:
         self._group = group
@@ -81,6 +84,8 @@ class Supervisor:
         self._settings = settings
         self._missing = missing
         self._changed = changed
+        self._held = held
+        self._released = released
         self._package = package
         self._modules = {name: Supervised(name, clock.wall_ns()) for name in modules_found.names(package)}
 
@@ -123,13 +128,27 @@ class Supervisor:
             settings = self._settings(name)
             if settings is not None and not settings.boolean("enabled"):
                 self._set(module, S.DISABLED, "by configuration")
+            elif (reason := self._held(name)) is not None:
+                self._give_up(module, reason)
             else:
-                await self.start(name)
+                await self._begin(name)
         except Exception as error:  # noqa: BLE001  isolation: nobody waits for this one, and the others are to start
             self._give_up(module, f"cannot be started: {_sentence(error)}")
 
     async def start(self, name: str) -> ModuleStatus:
         """Start, and return once it runs, or has failed. Forgets earlier failures."""
+        self._find(name)
+        self._released(name)
+        return await self._begin(name)
+
+    async def resume(self, name: str) -> ModuleStatus:
+        """Start one that was held off, unless somebody gave it another order meanwhile."""
+        module = self._find(name)
+        if module.state is S.FAILED and module.task is None:
+            await self._begin(name)
+        return self.status(name)
+
+    async def _begin(self, name: str) -> ModuleStatus:
         module = self._find(name)
         async with module.order:
             if module.state in ALIVE:
@@ -203,19 +222,16 @@ class Supervisor:
             except Exception as error:  # noqa: BLE001  isolation: it goes on as one that is started with the new options
                 reason = f"its reload failed: {_sentence(error)}"
         await self.stop(name, reason=reason)
-        return await self.start(name)
+        return await self._begin(name)
 
-    async def stop_all(self, left_s: Callable[[], float]) -> None:
-        """Stop every module at once, within the deadline and `left_s()`, which may shrink meanwhile."""
-        for module in self._modules.values():
+    async def stop_all(self, left_s: Callable[[], float], *, keep: frozenset[str] = frozenset()) -> None:
+        """Stop every module but those to keep at once, within the deadline and `left_s()`, which may shrink meanwhile."""
+        modules = [module for name, module in self._modules.items() if name not in keep]
+        for module in modules:
             if module.task is not None and not module.task.done():
                 self._set(module, S.STOPPING, "the agent stops")
                 module.task.cancel()
-        waiting = {
-            module.task
-            for module in self._modules.values()
-            if module.task is not None and not module.task.done()
-        }
+        waiting = {module.task for module in modules if module.task is not None and not module.task.done()}
         begun_ns = self._clock.monotonic_ns()
         shortest_s = 0.02  # most have nothing to do but to notice
         while waiting:
@@ -224,7 +240,7 @@ class Supervisor:
             if left <= 0:
                 break
             _, waiting = await asyncio.wait(waiting, timeout=min(left, 0.1))
-        for module in self._modules.values():
+        for module in modules:
             if module.state is S.STOPPING:
                 stuck = module.task is not None and not module.task.done()
                 self._set(module, S.FAILED if stuck else S.STOPPED, "did not stop in time" if stuck else "")

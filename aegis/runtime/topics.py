@@ -19,8 +19,11 @@ TOPICS: tuple[Topic, ...] = (
     Topic(name="cgroup", item="aegis._native.ringbuf.RecordBatch: cgroup", sensor=True),
     Topic(name="verdict", item="aegis._native.ringbuf.RecordBatch: verdict", sensor=True),
     Topic(name="flow", item="aegis.runtime.module.Harvest", sensor=False),
+    Topic(name="flow_record", item="aegis.model.block.Encoded: flows that changed", sensor=False),
     Topic(name="event", item="Sequence[aegis.model.event.Event]", sensor=False),
     Topic(name="sample", item="tuple[aegis.model.sample.Sample, ...]", sensor=False),
+    Topic(name="sample_record", item="aegis.model.block.Encoded: one report of all samples", sensor=False),
+    Topic(name="finding", item="aegis.model.block.Encoded: findings", sensor=False),
 )
 
 NAMES = frozenset(topic.name for topic in TOPICS)

@@ -101,7 +101,9 @@ def test_enforcement_outlives_the_agent_and_is_adopted(world: World, way: Way, t
             assert policy.rules[0].packets == 8
             assert ports.reached(2) == (0, 2)
             assert enforcer.hits()["p", "egressDeny[0]"] == Hits(packets=10, bytes=10 * (14 + 20 + 8 + 1))
-            assert enforcer.remove("p").generation == 2
+            gone = enforcer.remove("p")
+            assert gone.generation == 2
+            assert [(rule.packets, rule.bytes) for rule in gone.rules if rule.deny] == [(10, 430)]
             assert ports.reached(2) == (2, 2)
         assert ports.reached() == (1, 1)
 

@@ -452,3 +452,20 @@ def test_old_images_are_given_back(kernel: KernelJudge, agent: Callable[[], Enfo
             slot for slot in range(abi.POLICY_SLOTS) if images.lookup(slot.to_bytes(4, "little")) is not None
         ]
         assert slots == [kernel.slots.position().slot]
+
+
+def test_who_ordered_a_policy_is_who_may_replace_it(kernel: KernelJudge, agent: Callable[[], Enforcer]) -> None:
+    enforcer = agent()
+    assert enforcer.apply(document("mine", 23)).origin == "local"
+    assert enforcer.apply(document("theirs", 24), origin="gateway").origin == "gateway"
+    for name, origin in (("mine", "gateway"), ("theirs", "local")):
+        with pytest.raises(PolicyInvalid, match=f"the policy {name} in force is of origin"):
+            enforcer.apply(document(name, 25), origin=origin)
+    with pytest.raises(PolicyNotFound, match="of origin gateway"):
+        enforcer.remove("mine", origin="gateway")
+    assert verdicts(kernel, 23, 24, 25) == [DENY, DENY, ALLOW]
+    enforcer = agent()  # a restart knows it still
+    assert {each.name: each.origin for each in enforcer.list()} == {"mine": "local", "theirs": "gateway"}
+    enforcer.remove("theirs", origin="gateway")
+    enforcer.remove("mine")
+    assert verdicts(kernel, 23, 24) == [ALLOW, ALLOW]

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
+import os
+import resource
 from collections.abc import Iterator
 from typing import Any
 
@@ -218,3 +221,59 @@ def test_a_program_before_ours_is_told_of_until_it_is_gone(world: World, rooms: 
         room.look()
         assert "hook_preceded" not in rooms.codes()
         room.close(keep=False)
+
+
+def test_a_process_without_descriptors_to_spare_runs_with_what_it_has(world: World, rooms: Rooms) -> None:
+    """At every number of descriptors that is left: nothing is raised, and what is missing is a condition."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    codes: list[set[str]] = []
+    loop = asyncio.new_event_loop()
+    with world.a.entered():
+        rooms.leave_policy()  # libbpf tries features of the kernel once a process, and remembers what failed
+        room = rooms.make()
+        room.attach()
+        room.close(keep=False)
+        lowest = os.dup(0)  # a new descriptor takes the lowest number, and the limit is one of numbers
+        os.close(lowest)
+        try:
+            for left in range(0, 150, 3):
+                rooms.conditions.clear_all("agent")
+                room = rooms.make()
+                resource.setrlimit(resource.RLIMIT_NOFILE, (lowest + left, hard))
+                try:
+                    room.attach()
+                    room.enforce()
+                    room.listen(lambda _topic, _batch: None, loop)
+                finally:
+                    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+                    room.close(keep=False)
+                codes.append(rooms.codes())
+                if not codes[-1]:
+                    break
+        finally:
+            loop.close()
+    assert codes[-1] == set(), "it never had enough"
+    assert all(codes[:-1])
+    assert "kernel_unavailable" in set().union(*codes)
+
+
+def test_without_the_ring_packets_are_judged(
+    world: World, rooms: Rooms, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def exhausted(_table: Map) -> Any:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    loop = asyncio.new_event_loop()
+    with world.a.entered():
+        room = rooms.make()
+        room.attach()
+        room.enforce()
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "dup", exhausted)
+            room.listen(lambda _topic, _batch: None, loop)
+        assert rooms.codes() == {"records_unavailable"}
+        assert room.hub is None
+        room.enforcer.apply(POLICY)
+        assert room.enforcer.state().state == "enforcing"
+        room.close(keep=False)
+    loop.close()

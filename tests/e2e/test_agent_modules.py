@@ -17,7 +17,7 @@ from tests.support.world import World
 
 pytestmark = pytest.mark.require("root", "bpf", "tcx")
 
-OWN = ["advanced_policy", "observability", "telemetry"]
+OWN = ["advanced_policy", "observability", "telemetry", "websocket_communication"]
 
 BROKEN = {
     "broken_import": "import nothing_of_that_name",
@@ -140,6 +140,7 @@ def test_orders_are_answered_after_the_change_and_are_remembered(world: World) -
             "advanced_policy": "running",
             "observability": "disabled",
             "telemetry": "running",
+            "websocket_communication": "running",
         }
         shown = {row["option"]: row for row in agent.ask("config.show")}
         assert shown["modules.observability.enabled"]["origin"].endswith("/state/modules.json")
@@ -215,4 +216,5 @@ def test_only_the_named_modules_start(world: World) -> None:
             "advanced_policy": "disabled",
             "observability": "disabled",
             "telemetry": "running",
+            "websocket_communication": "disabled",
         }

@@ -10,6 +10,7 @@ import functools
 import os
 import shutil
 import subprocess
+import tempfile
 
 import pytest
 
@@ -46,7 +47,50 @@ def _btf() -> str | None:
     return None if os.access(path, os.R_OK) else f"{path} cannot be read"
 
 
-_OWN = {"root": _root, "nft": _nft, "btf": _btf}
+def _perf() -> str | None:
+    """The kernel's own counts of its events (tests.support.kernel_counts)."""
+    from tests.support.kernel_counts import counting
+
+    try:
+        with counting() as counts:
+            counts.read()
+    except (OSError, KeyError) as error:
+        return f"events cannot be counted: {error}"
+    return None
+
+
+def _strace() -> str | None:
+    """System calls that fail or kill at the N-th call."""
+    tool = shutil.which("strace")
+    if tool is None:
+        return "strace is not installed (Debian package strace)"
+    command = [tool, "-qq", "-o", os.devnull, "-e", "inject=getpid:error=EIO", "true"]
+    tried = subprocess.run(command, capture_output=True, text=True, check=False)
+    return None if tried.returncode == 0 else f"strace cannot inject: {tried.stderr.strip()}"
+
+
+def _ext4_loop() -> str | None:
+    """A file system of one's own on a loop device, in a mount namespace of its own."""
+    path = f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
+    if shutil.which("mkfs.ext4", path=path) is None:
+        return "mkfs.ext4 is not installed (Debian package e2fsprogs)"
+    script = (
+        "set -e; truncate -s 16M disk; mkfs.ext4 -q -F disk; mkdir top; mount -o loop disk top; umount top"
+    )
+    with tempfile.TemporaryDirectory(prefix="aegis-probe-") as directory:
+        command = ["unshare", "-m", "sh", "-c", script]
+        tried = subprocess.run(
+            command,
+            capture_output=True,
+            text=True,
+            check=False,
+            cwd=directory,
+            env={**os.environ, "PATH": path},
+        )
+    return None if tried.returncode == 0 else f"ext4 on a loop device: {tried.stderr.strip()}"
+
+
+_OWN = {"root": _root, "strace": _strace, "ext4_loop": _ext4_loop, "nft": _nft, "btf": _btf, "perf": _perf}
 
 
 @functools.cache

@@ -1,7 +1,7 @@
 """A judge for every telemetry number: psutil, or the kernel's files read in another way than Aegis reads them.
 
 A judge gives {label values: number} for one metric, now. `within` says whether a sample lies between a judge's
-readings before and after it.
+readings before and after it; `Bracket` says whether these two readings tell anything about what was between them.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import re
 import socket
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Self
 
 import psutil
 
@@ -31,6 +32,22 @@ def judge(*names: str) -> Callable[[Callable[[str], Found]], Callable[[str], Fou
     def take(function: Callable[[str], Found]) -> Callable[[str], Found]:
         for name in names:
             JUDGES[name] = functools.partial(function, name)
+        return function
+
+    return take
+
+
+# A number that goes up and down between two readings tells nothing of where it was meanwhile; while its witness stands
+# still it goes one way only, and then whatever was read between the two lies between them.
+WITNESSES: dict[str, Callable[[], object]] = {}
+
+
+def witness(*names: str) -> Callable[[Callable[[], object]], Callable[[], object]]:
+    """Take the function as the witness of these gauges."""
+
+    def take(function: Callable[[], object]) -> Callable[[], object]:
+        for name in names:
+            WITNESSES[name] = function
         return function
 
     return take
@@ -280,6 +297,24 @@ def agent_descriptors(_: str) -> Found:
     return only(psutil.Process().num_fds() - 1)  # psutil counts the descriptor it looks with
 
 
+@witness("process.count", "process.threads")
+def forks() -> object:
+    """While nothing is made, their number only falls."""
+    return matched("/proc/stat", r"^processes (\d+)$")
+
+
+@witness("process.running", "process.blocked")
+def switches() -> object:
+    """While no CPU goes from one thread to another, more become ready to run, none less; and none more is blocked."""
+    return matched("/proc/stat", r"^ctxt (\d+)$")
+
+
+@witness("disk.in_flight")
+def completions() -> object:
+    """While no operation is completed, their number only rises."""
+    return [(one.read_count, one.write_count) for one in psutil.disk_io_counters(perdisk=True).values()]
+
+
 # One unit of what the kernel prints, where that is more than 1 of the metric's own unit.
 _UNIT = {"bytes": 1024.0, "seconds": 0.01, "percent": 0.01}
 
@@ -290,6 +325,41 @@ def tolerance(metric: Metric, value: float) -> float:
     if metric.kind == "gauge":
         return max(unit, abs(value) / 100)
     return unit if metric.name == "agent.cpu_time" else 1e-6
+
+
+class Bracket:
+    """The judge's readings around something that is done in a `with` block."""
+
+    def __init__(self, metric: Metric) -> None:
+        self._metric = metric
+        self._witness = WITNESSES.get(metric.name, lambda: None)
+        self._stood: tuple[object, object] = (None, None)
+        self.before: Found = {}
+        self.after: Found = {}
+
+    def __enter__(self) -> Self:
+        self._stood = (self._witness(), None)
+        self.before = JUDGES[self._metric.name]()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.after = JUDGES[self._metric.name]()
+        self._stood = (self._stood[0], self._witness())
+
+    @property
+    def tells(self) -> bool:
+        """Whether what was between the readings is known: a counter only rises; a gauge's witness stood still, or the
+        two readings agree. What came or went meanwhile tells nothing."""
+        if self.before.keys() != self.after.keys():
+            return False
+        if self._metric.kind == "counter":
+            return all(self.before[labels] <= self.after[labels] for labels in self.before)
+        if self._metric.name in WITNESSES:
+            return self._stood[0] == self._stood[1]
+        return all(
+            abs(self.after[labels] - value) <= tolerance(self._metric, value)
+            for labels, value in self.before.items()
+        )
 
 
 def within(metric: Metric, before: float, sample: float, after: float) -> bool:

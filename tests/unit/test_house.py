@@ -161,3 +161,18 @@ def test_the_verbs_of_dev() -> None:
     unknown = subprocess.run([ROOT / "dev", "no-such-verb"], check=False, capture_output=True, text=True)
     assert unknown.returncode == 2
     assert "there is no verb no-such-verb" in unknown.stderr
+
+
+@pytest.mark.parametrize(
+    ("kind", "said"),
+    [
+        ("no_such_kind", "there are: unit native property bpf e2e, or a path below tests/"),
+        ("tests/no_such.py::test", "there is no tests/no_such.py::test"),
+    ],
+)
+def test_a_kind_of_test_that_is_not_there(kind: str, said: str) -> None:
+    """Said at once: before anything is set up."""
+    unknown = subprocess.run([ROOT / "dev", "test", kind], check=False, capture_output=True, text=True)
+    assert unknown.returncode == 2
+    assert said in unknown.stderr
+    assert "setup" not in unknown.stderr

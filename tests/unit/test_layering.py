@@ -20,9 +20,23 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
     "host": frozenset({"errors", "model", "_native._system"}),
     "kernel": frozenset({"errors", "model", "_native"}),
     "runtime": frozenset({"errors", "model"}),
-    "modules": frozenset({"errors", "model", "runtime", "_native.flowtable", "_native.records"}),
-    "agent": frozenset({"errors", "model", "_native", "host", "kernel", "runtime", "modules"}),
-    "cli": frozenset({"errors", "model", "_native", "host", "kernel", "runtime", "modules", "agent"}),
+    "protocol": frozenset({"errors", "model"}),
+    "modules": frozenset(
+        {
+            "errors",
+            "model",
+            "runtime",
+            "_native.flow_records",
+            "_native.flowtable",
+            "_native.processes",
+            "_native.records",
+        }
+    ),
+    "agent": frozenset({"errors", "model", "protocol", "_native", "host", "kernel", "runtime", "modules"}),
+    "gateway": frozenset({"errors", "model", "protocol", "runtime", "_native.seal"}),
+    "cli": frozenset(
+        {"errors", "model", "protocol", "_native", "host", "kernel", "runtime", "modules", "agent", "gateway"}
+    ),
 }
 
 # A name, and the only places that may import it.
@@ -33,6 +47,13 @@ ONLY_FROM: dict[str, tuple[str, ...]] = {
     "threading": ("aegis/runtime/offload.py", "aegis/kernel/features.py", "aegis/kernel/library.py"),
     "concurrent": (),
     "time": ("aegis/runtime/clock.py", "aegis/cli/"),
+    # What the agent's process must not load; each belongs to the extra `gateway`.
+    "litestar": ("aegis/gateway/",),
+    "uvicorn": ("aegis/gateway/",),
+    "sqlalchemy": ("aegis/gateway/",),
+    "alembic": ("aegis/gateway/",),
+    "aiosqlite": ("aegis/gateway/",),
+    "prometheus_client": ("aegis/gateway/",),
     # The tool's demo starts the agent, and a build script (the only Python there) the compiler; the agent nothing.
     "subprocess": ("aegis/cli/", "aegis/_native/"),
     "multiprocessing": (),
@@ -41,6 +62,10 @@ ONLY_FROM: dict[str, tuple[str, ...]] = {
 # Values have no I/O and no clock.
 FORBIDDEN_IN: dict[str, frozenset[str]] = {
     "aegis/model/": frozenset({"asyncio", "socket", "time", "random", "os", "threading", "uvloop"}),
+    # Sans-IO: instants and entropy are arguments.
+    "aegis/protocol/": frozenset(
+        {"asyncio", "socket", "time", "random", "os", "secrets", "threading", "uvloop", "websockets"}
+    ),
 }
 
 VAGUE = frozenset({"utils", "util", "helpers", "common", "core", "manager"})

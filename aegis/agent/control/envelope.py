@@ -37,7 +37,7 @@ def read(frame: str | bytes) -> Request:
         raise EnvelopeInvalid("a request is a text frame, not a binary one", hint=hint)
     try:
         return _decode(frame)
-    except (msgspec.DecodeError, RecursionError) as error:
+    except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
         raise EnvelopeInvalid(str(error), hint=hint) from None
 
 
@@ -45,7 +45,7 @@ def id_of(frame: str | bytes) -> Id:
     """The id of a frame that is no request, where that much of it can be read."""
     try:
         return _decode_id(frame).id
-    except (msgspec.DecodeError, RecursionError):
+    except (msgspec.DecodeError, UnicodeError, RecursionError):
         return None
 
 

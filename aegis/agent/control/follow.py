@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
-from collections.abc import AsyncGenerator, Iterable
+from collections.abc import AsyncGenerator, Iterable, Sequence
 from typing import Any
 
 import msgspec
@@ -16,6 +17,9 @@ from aegis.runtime.history import EventHistory
 from aegis.runtime.module import Clock
 
 QUEUE_EVENTS = 65_536
+EVENTS_A_TURN = (
+    200  # about 2 ms; those of the past are made only now, and a request that comes meanwhile waits so long
+)
 IDENTITY = "received = sent + filtered + dropped + waiting"
 
 
@@ -59,15 +63,15 @@ class Events:
         """The chosen events as JSON, oldest first. With `follow` it ends with the connection."""
         types = _types(args.get("types", ()))
         if not args.get("follow"):
-            for event in self._past(args, types):
+            async for event in self._past(self._kept(args), args, types):
                 yield msgspec.Raw(encode(event))
             return
         with self._bus.subscribe("event", capacity=QUEUE_EVENTS) as queue:
-            past = self._past(args, types)  # no await since the subscription: neither gap nor double
+            kept = self._kept(args)  # no await since the subscription: neither gap nor double
             follower = Follower(queue, types)
             stage = f"client.{next(self._number)}"
             with self._counters.count(IDENTITY, lambda: {stage: follower.terms()}):
-                for event in past:
+                async for event in self._past(kept, args, types):
                     yield msgspec.Raw(encode(event))
                 async for batch in queue:
                     async for item in self._batch(batch, follower):
@@ -90,20 +94,44 @@ class Events:
                 follower.sent += 1
             follower.in_hand -= 1
 
-    def _past(self, args: dict[str, Any], types: frozenset[str]) -> list[Event]:
-        last, since = args.get("last"), args.get("since")
+    def _kept(self, args: dict[str, Any]) -> list[tuple[Sequence[Event], int]]:
+        """The batches in which the past that was asked for may be."""
+        last = args.get("last")
         if last is not None and last < 0:
             raise EnvelopeInvalid("events: last must not be negative")
-        if last is not None and not types and since is None:
-            return self._history.last(last)
-        if last is None and since is None and args.get("follow"):
+        if last == 0 or (last is None and args.get("since") is None and args.get("follow")):
             return []
-        chosen = [
-            event
-            for event in self._history
-            if (not types or event.type in types) and (since is None or event.time_ns >= since)
-        ]
-        return chosen if last is None else chosen[len(chosen) - min(last, len(chosen)) :]
+        return self._history.batches()
+
+    async def _past(
+        self, kept: list[tuple[Sequence[Event], int]], args: dict[str, Any], types: frozenset[str]
+    ) -> AsyncGenerator[Event, None]:
+        """The chosen ones, oldest first. The events of a batch are made as it is read: in slices, so that nobody waits
+        for the whole, and from the end where only the last are wanted."""
+        since, last = args.get("since"), args.get("last")
+        found: list[list[Event]] = []
+        read = 0
+        for batch, skip in kept if last is None else reversed(kept):
+            events = [
+                event
+                for event in batch[skip:]
+                if (not types or event.type in types) and (since is None or event.time_ns >= since)
+            ]
+            if last is None:
+                for event in events:
+                    yield event
+            else:
+                found.append(events[max(len(events) - last, 0) :])
+                last -= len(found[-1])
+                if not last:
+                    break
+            read += len(batch)
+            if read >= EVENTS_A_TURN:
+                read = 0
+                await asyncio.sleep(0)
+        for events in reversed(found):
+            for event in events:
+                yield event
 
 
 def _types(names: object) -> frozenset[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import signal
@@ -17,6 +18,8 @@ from aegis.cli.exits import EXIT_FAILED, EXIT_REFUSED
 if TYPE_CHECKING:
     from aegis.cli.demo.stage import Stage
     from aegis.cli.demo.steps import Step
+
+NO_GATEWAY = "the gateway's packages: pip install 'aegis[gateway]'; the steps that need it are left out"
 
 # Features without which no step can be shown, by the names of `aegis doctor`.
 NEEDED = ("bpf", "btf", "ringbuf", "tracing", "sk_storage", "cgroup2", "cgroup", "iterators")
@@ -43,9 +46,12 @@ def demo(context: click.Context, keep: bool, as_json: bool) -> None:
             click.echo(f"aegis: missing: {text}", err=True)
         click.echo("aegis: no step of the demo can run without these", err=True)
         context.exit(EXIT_REFUSED)
+    gateway = can_run_gateway()
+    if not gateway:
+        click.echo(f"aegis: missing: {NO_GATEWAY}", err=True)
     failed = 0
     # Closed before anything else is done about an exception: what is on the stage goes with the generator.
-    with orderly() as ending, closing(play(ending, keep=keep, quiet=as_json)) as steps:
+    with orderly() as ending, closing(play(ending, keep=keep, quiet=as_json, gateway=gateway)) as steps:
         for step in steps:
             failed += not step.ok
             if as_json:
@@ -60,6 +66,13 @@ def demo(context: click.Context, keep: bool, as_json: bool) -> None:
         click.echo("all steps hold" if not failed else f"{failed} steps failed")
     if failed:
         context.exit(EXIT_FAILED)
+    if not gateway:
+        context.exit(EXIT_REFUSED)
+
+
+def can_run_gateway() -> bool:
+    """Whether what the extra `gateway` brings is installed."""
+    return all(importlib.util.find_spec(name) for name in ("litestar", "sqlalchemy", "uvicorn"))
 
 
 def missing() -> list[str]:
@@ -79,27 +92,39 @@ def missing() -> list[str]:
     return lacking
 
 
-def play(ending: Ending, *, keep: bool, quiet: bool) -> Generator[Step]:
-    """Run the steps one after the other; the stage is removed at the end, also when a step raises."""
+def play(ending: Ending, *, keep: bool, quiet: bool, gateway: bool) -> Generator[Step]:
+    """Run the steps one after the other; the stage is removed at the end, also when a step raises.
+
+    Without `gateway` those that need none.
+    """
     from aegis.cli.demo.stage import INTERFACE, open_stage
     from aegis.cli.demo.steps import Play
 
     with open_stage() as stage:
         if not quiet:
             click.echo(
-                "Two network namespaces of this demo's own, joined by a veth pair; nothing else is touched:"
+                "Network namespaces of this demo's own, joined by veth pairs; nothing else is touched:"
             )
             click.echo(
                 f"  packet programs at tc on {INTERFACE} ({stage.edge_v4}), inside the first namespace"
             )
             click.echo(f"  socket owner hook on the cgroup {stage.cgroup}")
             click.echo("  tracepoints for exec, exit, fork, TCP states and cgroups, which only read")
+            if gateway:
+                click.echo(
+                    "  a gateway on SQLite in the third namespace, with its data in a directory of its own"
+                )
+        gateway_s = stage.start_gateway() if gateway else None
         start_s = stage.start_agent()
         run = Play(stage)
         try:
+            if gateway_s is not None:
+                run.await_connected()
             for act in (run.see, run.balance, run.observe, run.enforce):
                 yield act()
-            yield run.measure(start_s)
+            if gateway:
+                yield run.order_about()
+            yield run.measure(start_s, gateway_s)
             if keep:
                 _keep(stage)
         finally:

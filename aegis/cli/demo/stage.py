@@ -1,7 +1,7 @@
-"""Where the demo plays: two network namespaces, a veth pair, a cgroup, a BPF file system and an agent, gone at the end.
+"""Where the demo plays: three network namespaces, veth pairs, a cgroup, a BPF file system, agent and gateway.
 
-Nothing of the machine's own network is touched: the packet programs sit on the pair's end in the first namespace, the
-socket owner hook on a cgroup the demo made.
+All of it is gone at the end, and nothing of the machine's own network is touched: the packet programs sit on one pair's
+end in the edge's namespace, the socket owner hook on a cgroup the demo made. Agent and gateway talk over the other pair.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from aegis.cli.client import request, request_one
+from aegis.cli.demo.center import Center
 from aegis.errors import ConnectFailed, HostError
 from aegis.host import children
 from aegis.host.cgroups import mounted_at
@@ -24,6 +25,21 @@ from aegis.host.namespaces import NetworkNamespace, PrivateMounts, mount_bpffs, 
 from aegis.host.rtnetlink import NOARP, LinkStatistics, RouteSocket
 
 INTERFACE = "aegis0"
+UPLINK = "aegis1"
+ALONE = """
+[enforcement]
+on_stop = "detach"
+"""
+OPTIONS = (
+    ALONE
+    + """
+[gateway]
+url = "{url}"
+min_protocol = 1
+[policy]
+unsigned_orders = "accept"
+"""
+)
 START_SECONDS = 20.0
 
 # No packet but the demo's crosses the pair, so that the interface's own statistics can judge to the unit.
@@ -38,7 +54,7 @@ _QUIET = {
 
 
 class Stage:
-    """The edge host (where the agent runs), its peer, and the ways to act in them."""
+    """The edge host (where the agent runs), its peer, the center (where the gateway runs), and the ways to act there."""
 
     def __init__(self, directory: Path, stack: contextlib.ExitStack) -> None:
         self.directory = directory
@@ -62,39 +78,55 @@ class Stage:
         stack.callback(self.unit.rmdir)
         self.edge = stack.enter_context(NetworkNamespace.create())
         self.peer = stack.enter_context(NetworkNamespace.create())
-        self._join()
+        self._quiet(self.edge, self.peer)
+        self._join(INTERFACE, self.peer, (self.edge_v4, self.peer_v4), (self.edge_v6, self.peer_v6))
         self.agent: children.Child | None = None
+        self.center: Center | None = None
+        self._number = number
 
-    def _join(self) -> None:
-        for namespace in (self.edge, self.peer):
+    def start_gateway(self) -> float:
+        """Make the center and start a gateway in it; seconds until it is ready."""
+        here, there = f"10.202.{self._number}.1", f"10.202.{self._number}.2"
+        namespace = self._stack.enter_context(NetworkNamespace.create())
+        self._quiet(namespace)
+        self._join(
+            UPLINK,
+            namespace,
+            (here, there),
+            (f"fd00:202:{self._number:x}::1", f"fd00:202:{self._number:x}::2"),
+        )
+        self.center = Center(self.directory, namespace, there)
+        self._stack.callback(self.center.stop)
+        return self.center.start()
+
+    @staticmethod
+    def _quiet(*namespaces: NetworkNamespace) -> None:
+        for namespace in namespaces:
             with namespace.entered():
                 for where in ("all", "default"):
                     for key, value in _QUIET.items():
                         path = Path(f"/proc/sys/net/ipv6/conf/{where}/{key}")
                         if path.exists():
                             path.write_text(str(value))
+
+    def _join(self, name: str, namespace: NetworkNamespace, v4: tuple[str, str], v6: tuple[str, str]) -> None:
+        """A pair of interfaces of one name, from the edge to `namespace`; addresses: the edge's, the other's."""
         with self.edge.entered():
             here = RouteSocket()
-        with self.peer.entered():
+        with namespace.entered():
             there = RouteSocket()
         macs = (b"\x02\0\0\0\0\x01", b"\x02\0\0\0\0\x02")
         with here, there:
-            here.add_veth(
-                INTERFACE, INTERFACE, peer_namespace=self.peer.fd, mac=macs[0], peer_mac=macs[1], flags=NOARP
-            )
-            sides = (
-                (here, self.edge_v4, self.edge_v6, self.peer_v4, self.peer_v6, macs[1]),
-                (there, self.peer_v4, self.peer_v6, self.edge_v4, self.edge_v6, macs[0]),
-            )
-            for netlink, own_v4, own_v6, far_v4, far_v6, mac in sides:
+            here.add_veth(name, name, peer_namespace=namespace.fd, mac=macs[0], peer_mac=macs[1], flags=NOARP)
+            for netlink, own, far in ((here, 0, 1), (there, 1, 0)):
                 netlink.set_up("lo")
-                netlink.add_address(INTERFACE, f"{own_v4}/24")
-                netlink.set_up(INTERFACE)
-                netlink.add_address(INTERFACE, f"{own_v6}/64")
-                netlink.add_neighbour(INTERFACE, far_v4, mac)
-                netlink.add_neighbour(INTERFACE, far_v6, mac)
+                netlink.add_address(name, f"{v4[own]}/24")
+                netlink.set_up(name)
+                netlink.add_address(name, f"{v6[own]}/64")
+                netlink.add_neighbour(name, v4[far], macs[far])
+                netlink.add_neighbour(name, v6[far], macs[far])
             for netlink in (here, there):
-                netlink.await_carrying(INTERFACE)
+                netlink.await_carrying(name)
 
     def statistics(self) -> LinkStatistics:
         """What the edge's end of the pair counted, by the kernel's own account."""
@@ -119,7 +151,8 @@ class Stage:
             *("--agent-id", "aegis-demo"),
             *("--log-format", "json"),
         ]
-        (self.directory / "agent.toml").write_text('[enforcement]\non_stop = "detach"\n')
+        url = self.center.url if self.center is not None else ""
+        (self.directory / "agent.toml").write_text(OPTIONS.format(url=url) if url else ALONE)
         started = time.monotonic()
         with self.log.open("wb") as log:
             self.agent = children.execute(

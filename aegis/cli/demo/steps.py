@@ -21,6 +21,8 @@ from aegis.host.rtnetlink import LinkStatistics
 
 ROLL = random.Random()  # noqa: S311 - figures for a demonstration
 POLICY = "aegis-demo"
+ORDERED = "telemetry"
+CONNECT_S = 20.0
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,7 @@ class Play:
 
     def __init__(self, stage: Stage) -> None:
         self.stage = stage
+        self.uid = ""
         self.allowed, self.denied, self.datagram = ROLL.sample(range(20000, 32000), 3)
         reading, writing = os.pipe()
         self.server = children.call(
@@ -101,11 +104,19 @@ class Play:
             connections,
             lambda row: row["dst"] == stage.peer_v4 and row["dst_port"] == self.allowed,
         )
+        stored = self._stored(
+            "type=exec",
+            programs,
+            lambda row: (
+                row["unit"] == unit and row["exe"] and Path(row["exe"]).name == Path(self.program).name
+            ),
+        )
         owned = [row for row in flows if row["unit"] == unit]
         by_agent = _sum(flows)
         evidence = {
             "programs_run": ran,
             "exec_events": len(execs),
+            **({} if stored is None else {"exec_events_at_the_gateway": stored}),
             "forks_by_proc_stat": forked,
             "connections_made": sum(outcome.errno == 0 for outcome in outcomes),
             "connect_events": len(connects),
@@ -120,6 +131,7 @@ class Play:
         }
         ok = (
             len(execs) == ran == programs
+            and stored in (None, programs)
             and forked >= programs
             and len(connects)
             == connections
@@ -200,6 +212,13 @@ class Play:
             ),
         )
         first = verdicts[0] if verdicts else {}
+        stored = self._stored(
+            "type=verdict",
+            1,
+            lambda row: (
+                (row["verdict"], row["rule"], row["dst_port"]) == (wanted, "egressDeny[0]", self.denied)
+            ),
+        )
         return {
             "mode": mode,
             "generation": applied["generation"],
@@ -211,6 +230,7 @@ class Play:
             "policy": first.get("policy"),
             "rule": first.get("rule"),
             "unit": first.get("unit"),
+            **({} if stored is None else {"verdict_at_the_gateway": bool(stored)}),
         }
 
     def observe(self) -> Step:
@@ -221,6 +241,7 @@ class Play:
             and evidence["other"] == ["ok"]
             and (evidence["verdict"], evidence["policy"], evidence["rule"])
             == ("audit", POLICY, "egressDeny[0]")
+            and evidence.get("verdict_at_the_gateway", True)
         )
         return Step(3, "a policy in observe mode: all passes, the event says what it would cut", ok, evidence)
 
@@ -232,10 +253,72 @@ class Play:
             and evidence["other"] == ["ok"]
             and (evidence["verdict"], evidence["policy"], evidence["rule"])
             == ("deny", POLICY, "egressDeny[0]")
+            and evidence.get("verdict_at_the_gateway", True)
         )
         return Step(4, "the same enforced: the denied connection fails, the allowed one works", ok, evidence)
 
-    def measure(self, start_s: float) -> Step:
+    # ---- with a gateway
+
+    def await_connected(self) -> None:
+        """Until the session is up, so that all that follows is delivered. Raises HostError."""
+        deadline = time.monotonic() + CONNECT_S
+        while True:
+            status = self.stage.ask("status")[0]
+            if status["gateway"]["state"] == "connected":
+                self.uid = status["agent"]["uid"]
+                return
+            if time.monotonic() > deadline:
+                raise HostError(f"the agent is {status['gateway']['state']}, not connected to the gateway")
+            time.sleep(0.05)
+
+    def _stored(self, query: str, count: int, choose: Callable[[dict[str, Any]], bool]) -> int | None:
+        """How many chosen events the gateway has; waits for `count`. None without a gateway."""
+        center = self.stage.center
+        if center is None:
+            return None
+        found = center.ask_until(
+            f"/events?agent={self.uid}&last=1000&{query}",
+            lambda page: sum(map(choose, page["items"])) >= count,
+        )
+        return sum(map(choose, found["items"]))
+
+    def order_about(self) -> Step:
+        """6: a module stopped and started from the gateway; the answer comes after the change, the others go on."""
+        stage, center = self.stage, self.stage.center
+        assert center is not None
+        said: dict[str, Any] = {}
+        seen: dict[str, Any] = {}
+        for order, wanted in (("stop_module", "stopped"), ("start_module", "running")):
+            answer = center.order(self.uid, "backend.modules", {"type": order, "module_id": ORDERED})
+            states = {row["name"]: row["state"] for row in stage.ask("modules.list")}
+            said[order] = (answer.get("answer") or {}).get("ok", answer["status"])
+            seen[wanted] = states[ORDERED]
+            seen[f"others_{wanted}"] = sorted({state for name, state in states.items() if name != ORDERED})
+        refused = center.order(
+            self.uid, "backend.modules", {"type": "stop_module", "module_id": "websocket_communication"}
+        )
+        agents = center.ask("/agents")["agents"]
+        evidence = {
+            "agent": self.uid,
+            "module": ORDERED,
+            "answered": said,
+            "state_after_the_answer": {"stop": seen["stopped"], "start": seen["running"]},
+            "other_modules": seen["others_stopped"],
+            "stopping_its_own_link": (refused.get("answer") or {}).get("code"),
+            "agents_known_to_the_gateway": len(agents),
+        }
+        ok = (
+            said == {"stop_module": True, "start_module": True}
+            and (seen["stopped"], seen["running"]) == ("stopped", "running")
+            and seen["others_stopped"] == seen["others_running"] == ["running"]
+            and evidence["stopping_its_own_link"] == "would_cut_control"
+            and [row["agent_uid"] for row in agents] == [self.uid]
+        )
+        return Step(
+            6, "modules stopped and started from the gateway, answered after the change", ok, evidence
+        )
+
+    def measure(self, start_s: float, gateway_s: float | None) -> Step:
         """7: the agent's memory, CPU and latency, read from outside."""
         count = 100
         reading, writing = os.pipe()
@@ -251,6 +334,7 @@ class Play:
         seconds = (time.monotonic_ns() - self.started_ns) / 1e9
         cpu = _cpu_seconds(self.stage.agent) - self.cpu_before
         evidence: dict[str, Any] = {
+            **({} if gateway_s is None else {"gateway_start_s": round(gateway_s, 3)}),
             "start_s": round(start_s, 3),
             "rss_mb": round(_rss_bytes(self.stage.agent) / 1e6, 1),
             "cpu_percent_of_a_core": round(100 * cpu / seconds, 2),

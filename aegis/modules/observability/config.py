@@ -11,7 +11,7 @@ OPTIONS: tuple[Option, ...] = (
         default=4096,
         minimum=0,
         maximum=262_144,
-        help="Processes kept after their end, so that their sockets and flows still find them (about 0.7 kB each).",
+        help="Processes kept after their end, so that their sockets and flows still find them (about 0.3 kB each).",
     ),
     Option(
         name="queue_records",
@@ -20,5 +20,14 @@ OPTIONS: tuple[Option, ...] = (
         minimum=1024,
         maximum=4_194_304,
         help="Records that may wait for this module, by topic; more are dropped, counted and reported as loss.",
+    ),
+    Option(
+        name="flow_report_interval_s",
+        kind="float",
+        default=60.0,
+        minimum=1.0,
+        maximum=86_400.0,
+        reload="live",
+        help="Seconds between two reports of a flow that goes on; its beginning and its end are reported at once.",
     ),
 )

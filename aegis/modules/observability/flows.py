@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from msgspec import UNSET
 
 from aegis._native.flowtable import FlowRow
 from aegis.model.absent import Absent
-from aegis.model.flow import NO_POLICY, Flow, FlowState, Owner, Verdict
+from aegis.model.flow import (
+    FORGOTTEN,
+    NO_FLAGS,
+    NO_NAME,
+    NO_POLICY,
+    RULE_FORGOTTEN,
+    Flow,
+    FlowState,
+    Owner,
+    Verdict,
+    flags_text,
+    owner_keys,
+)
 from aegis.model.net import Direction, address_text, protocol_name
 from aegis.model.policy import RuleName
-from aegis.model.process import OwnerLabel, readable
 from aegis.model.stamp import rfc3339
 
 # By the numbers of enum aegis_flow_state, aegis_verdict and aegis_direction; a test holds them to the header.
@@ -22,12 +31,6 @@ DIRECTIONS = (Direction.EGRESS, Direction.INGRESS)
 EPOCH_NS = 1_000_000_000  # the epoch of an entry is CLOCK_BOOTTIME in seconds
 
 TCP = 6
-TCP_FLAGS = "FSRPAUEC"  # FIN SYN RST PSH ACK URG ECE CWR, from the lowest bit; RFC 9293 section 3.1
-NO_FLAGS = "only TCP has flags"
-NO_NAME = "no sensor of names is built yet"
-FORGOTTEN = "its process has ended and is not kept any more"
-RULE_FORGOTTEN = "the rule is of a policy set that is not kept any more"
-NO_UNIT = "no part of the cgroup's path is a systemd unit"
 
 
 def flow_of(
@@ -75,46 +78,9 @@ def flow_of(
         generation=row.generation,
         name=None,
         name_reason=NO_NAME,
-        **_owner(owner),
+        **owner_keys(owner or Absent(FORGOTTEN)),
     )
-
-
-def flags_text(flags: int) -> str:
-    """Flags seen in either direction, a letter each: `FSPA`."""
-    return "".join(letter for bit, letter in enumerate(TCP_FLAGS) if flags >> bit & 1)
 
 
 def _no_rule(row: FlowRow) -> str:
     return RULE_FORGOTTEN if row.rule else NO_POLICY
-
-
-def _owner(owner: Owner | None) -> dict[str, Any]:
-    if owner is None:
-        return _nobody(OwnerLabel.UNKNOWN, FORGOTTEN)
-    if isinstance(owner, OwnerLabel):
-        return _nobody(owner, owner.reason)
-    keys: dict[str, Any] = {
-        "owner": "process",
-        "pid": owner.pid,
-        "start_ns": owner.start_ns,
-        "uid": owner.uid,
-    }
-    unit = owner.cgroup if isinstance(owner.cgroup, Absent) else owner.cgroup.unit or Absent(NO_UNIT)
-    path = owner.cgroup if isinstance(owner.cgroup, Absent) else owner.cgroup.path
-    for name, value in (("comm", owner.comm), ("exe", owner.exe), ("unit", unit), ("cgroup", path)):
-        keys[name] = (
-            None if isinstance(value, Absent) else readable(value) if isinstance(value, bytes) else value
-        )
-        keys[f"{name}_reason"] = value.reason if isinstance(value, Absent) else UNSET
-    return keys
-
-
-_OWNER_KEYS = ("pid", "start_ns", "comm", "exe", "unit", "cgroup", "uid")
-
-
-def _nobody(label: OwnerLabel, reason: str) -> dict[str, Any]:
-    return {
-        "owner": label.value,
-        **dict.fromkeys(_OWNER_KEYS),
-        **{f"{key}_reason": reason for key in _OWNER_KEYS},
-    }

@@ -8,19 +8,15 @@ from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import ExitStack, suppress
 from typing import Any, Protocol, cast
 
-import msgspec
-
 from aegis._native.flowtable import FlowRow
 from aegis._native.records import RecordBatch
 from aegis.errors import EnvelopeInvalid, FeatureUnsupported, HostError, KernelError, ModuleError
-from aegis.model.absent import Absent
 from aegis.model.event import LossEvent
-from aegis.model.process import Cgroup, Owner, OwnerLabel, Process
+from aegis.model.process import Cgroup, Owner, Process
+from aegis.modules.observability.flow_reports import FlowReports
 from aegis.modules.observability.flows import flow_of
-from aegis.modules.observability.source import in_order
-from aegis.modules.observability.table import ProcessTable
-from aegis.modules.observability.translate import KINDS, translate
-from aegis.runtime.module import Clock, Context, FlowRows, Subscription
+from aegis.modules.observability.table import Table
+from aegis.runtime.module import Clock, Context, FlowRows, Settings, Subscription
 
 TOPICS = ("process", "socket", "cgroup")
 IDENTITY = "decoded = events + forks + cgroups"
@@ -85,8 +81,8 @@ class Observability:
     def __init__(self, context: Context) -> None:
         self._context = context
         self._host: Host = context.host
-        self._table = ProcessTable(
-            self._cgroup, self._process, keep_ended=context.config.integer("keep_ended")
+        self._table = Table(
+            self._cgroup, self._cgroup_made, self._process, keep_ended=context.config.integer("keep_ended")
         )
         self._subscriptions: dict[str, Subscription] = {}
         self._dropped: dict[str, int] = {}
@@ -95,6 +91,11 @@ class Observability:
         self._listing: Listing | None = None
         self._turn = asyncio.Lock()
         self._terms = {"decoded": 0, "events": 0, "forks": 0, "cgroups": 0}
+        self._reports = FlowReports(context, self._table, self._interface_names)
+
+    def reload(self, config: Settings) -> None:
+        """Take a new interval of reports, the one option that needs no restart."""
+        self._reports.reload(config)
 
     async def run(self, ready: Callable[[], None]) -> None:
         """Watch until cancelled. Without one of the sensors the others go on, and a condition says what is missing."""
@@ -111,6 +112,7 @@ class Observability:
                 for subscription in self._subscriptions.values():
                     group.create_task(self._watch(subscription))
                 group.create_task(self._keep_reconciling())
+                group.create_task(self._reports.run())
 
     def _subscribe(self, stack: ExitStack) -> None:
         """Listen to each topic whose sensor can be loaded. Raises the last KernelError when none can."""
@@ -141,21 +143,18 @@ class Observability:
 
     def _take(self, batches: Sequence[RecordBatch]) -> None:
         clock = self._context.clock
-        records = in_order(batches, KINDS)
         now_ns = clock.boottime_ns()
-        offset_ns = clock.wall_of(now_ns) - now_ns
-        events, forks, cgroups = translate(records, self._table, self._cgroup_made, offset_ns)
+        runs, decoded, events, forks, cgroups = self._table.take(batches, clock.wall_of(now_ns) - now_ns)
         terms = self._terms
-        terms["decoded"] += len(records)
-        terms["events"] += len(events)
+        terms["decoded"] += decoded
+        terms["events"] += events
         terms["forks"] += forks
         terms["cgroups"] += cgroups
-        if losses := self._losses():
+        losses = self._losses()
+        if losses or self._table.running > self._crowd:
             self._reconcile()
-            events += losses
-        elif self._table.running > self._crowd:
-            self._reconcile()
-        self._context.history.append(events)
+        for batch in (*runs, losses):
+            self._context.history.append(batch)
 
     def _losses(self) -> list[LossEvent]:
         """What full queues have dropped since the last time, an event for each."""
@@ -213,19 +212,7 @@ class Observability:
 
         A process may move between cgroups without a record of ours, so the kernel's note at the socket decides.
         """
-        known = self._table.find_owner(owner)
-        if isinstance(known, OwnerLabel):
-            return known
-        told = self._context.flows.owner(owner)
-        if told is None or told.cgroup_id is None or told.start_ns is None or told.pid is None:
-            return known
-        if known is None:
-            return self._table.remembered(
-                told.pid, told.start_ns, uid=told.uid or 0, cgroup_id=told.cgroup_id, comm=told.comm or b""
-            )
-        if isinstance(known.cgroup, Absent) or known.cgroup.id != told.cgroup_id:
-            return msgspec.structs.replace(known, cgroup=self._table.cgroup(told.cgroup_id))
-        return known
+        return self._table.find_owner(owner, self._context.flows.owner(owner))
 
     async def _stream_flows(self, args: dict[str, Any]) -> AsyncGenerator[object, None]:
         """Every flow known, as of now; none while no flow program is attached.

@@ -23,4 +23,13 @@ OPTIONS: tuple[Option, ...] = (
         reload="live",
         help="Seconds between readings of numbers that cost more, such as the agent's proportional memory.",
     ),
+    Option(
+        name="report_interval_s",
+        kind="float",
+        default=60.0,
+        minimum=1.0,
+        maximum=86400.0,
+        reload="live",
+        help="Seconds between reports of these numbers to the gateway; what did not change is left out.",
+    ),
 )

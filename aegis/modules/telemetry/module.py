@@ -1,4 +1,4 @@
-"""Telemetry: reads the host's numbers at a steady pace and publishes them as samples."""
+"""Telemetry: reads the host's numbers at a steady pace, publishes them as samples, and reports them now and then."""
 
 from __future__ import annotations
 
@@ -9,8 +9,10 @@ from typing import Protocol
 
 from aegis.model.sample import Sample
 from aegis.modules.telemetry import latest
+from aegis.modules.telemetry.report import Report, encoded
 from aegis.runtime.module import Context, Settings
 
+REPORTS = "sample_record"
 _NS = 1_000_000_000
 
 
@@ -22,7 +24,10 @@ class Host(Protocol):
 
 
 class Telemetry:
-    """Publishes on the topic `sample` every `interval_s` seconds, the first time before it is ready."""
+    """Publishes on the topic `sample` every `interval_s` seconds, the first time before it is ready.
+
+    On `sample_record` goes the reading that is the first in `report_interval_s`, as far as it is news.
+    """
 
     name = "telemetry"
     requires: tuple[str, ...] = ()
@@ -32,9 +37,10 @@ class Telemetry:
         self._host: Host = context.host
         self._changed = asyncio.Event()
         self._settings = context.config
+        self._report = Report()
 
     def reload(self, config: Settings) -> None:
-        """Take new intervals; the reading that is due by them is made at once."""
+        """Take new intervals; the reading that is due by them is made and reported at once."""
         self._settings = config
         self._changed.set()
 
@@ -42,7 +48,7 @@ class Telemetry:
         """Read and publish until cancelled. Readings keep to a grid: a late one does not push the next."""
         clock = self._context.clock
         kept: tuple[Sample, ...] = ()
-        due_ns = slow_due_ns = clock.monotonic_ns()
+        due_ns = slow_due_ns = report_due_ns = clock.monotonic_ns()
         said_ready = False
         while True:
             now_ns = clock.monotonic_ns()
@@ -50,6 +56,11 @@ class Telemetry:
             kept = latest.merge(self._host.samples(slow=slow), kept)
             self._context.samples.publish(kept)
             self._judge(kept)
+            if now_ns >= report_due_ns and self._reported(kept):
+                interval_ns = round(self._settings.number("report_interval_s") * _NS)
+                report_due_ns += interval_ns  # on the grid of the readings, not some milliseconds behind one
+                if report_due_ns <= now_ns:
+                    report_due_ns = now_ns + interval_ns
             if not said_ready:
                 said_ready = True
                 ready()
@@ -60,13 +71,23 @@ class Telemetry:
             await self._pause((due_ns - clock.monotonic_ns()) / _NS)
             if self._changed.is_set():
                 self._changed.clear()
-                due_ns = slow_due_ns = clock.monotonic_ns()
+                due_ns = slow_due_ns = report_due_ns = clock.monotonic_ns()
 
     async def _pause(self, seconds: float) -> None:
         """Until `seconds` have passed or the intervals have changed."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 await self._changed.wait()
+
+    def _reported(self, samples: tuple[Sample, ...]) -> bool:
+        """Report what is news; False while nobody listens, and then the first listener is told everything."""
+        bus = self._context.bus
+        if not bus.listeners(REPORTS):
+            self._report.forget()
+            return False
+        if news := self._report.changed(samples):
+            bus.publish(REPORTS, encoded(news, self._context.clock.wall_ns()))
+        return True
 
     def _judge(self, samples: tuple[Sample, ...]) -> None:
         missing = latest.unreadable(samples)

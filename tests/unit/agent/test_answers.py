@@ -2,10 +2,14 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
 import pytest
 
-from aegis.agent.answers import probe_of, setting_item, with_reasons
+from aegis.agent.answers import gateway_part, link_features, module_item, probe_of, setting_item, with_reasons
 from aegis.errors import EnvelopeInvalid
+from aegis.model.absent import Absent
+from aegis.model.link import LinkState, LinkStatus
+from aegis.model.module import ModuleState, ModuleStatus
 from aegis.model.net import Direction, address_bytes
 from aegis.runtime.config import Setting
 
@@ -52,3 +56,69 @@ def test_an_absent_value_has_its_reason() -> None:
     }
     item = setting_item(Setting(path="kernel.flow_entries", value=None, origin="default"))
     assert (item["schema"], item["value"], item["value_reason"]) == ("aegis.config", None, "decided at start")
+
+
+def link_status(state: LinkState, **values: Any) -> LinkStatus:
+    absent = Absent("why not")
+    found = {
+        "url": absent,
+        "uid": absent,
+        "protocol": absent,
+        "authenticated_ns": absent,
+        "insecure_v1": absent,
+    }
+    return LinkStatus(state=state, **{"reason": "", "since_ns": 0} | found | values)
+
+
+def test_the_gateway_part_has_a_reason_for_each_absent_value() -> None:
+    part = msgspec.to_builtins(gateway_part(link_status(LinkState.UNCONFIGURED)))
+    for name in ("url", "protocol", "authenticated_since", "insecure_v1"):
+        assert (part[name], part[f"{name}_reason"]) == (None, "why not")
+    assert (part["state"], part["reason"], part["reason_reason"]) == (
+        "unconfigured",
+        None,
+        "nothing to explain",
+    )
+    part = msgspec.to_builtins(
+        gateway_part(
+            link_status(
+                LinkState.CONNECTED,
+                url="ws://x",
+                protocol="v1",
+                authenticated_ns=0,
+                insecure_v1=True,
+                reason="r",
+            )
+        )
+    )
+    assert part == {
+        "url": "ws://x",
+        "state": "connected",
+        "reason": "r",
+        "protocol": "v1",
+        "authenticated_since": "1970-01-01T00:00:00.000000000Z",
+        "insecure_v1": True,
+    }
+
+
+def test_the_link_is_a_row_of_doctor_where_there_is_to_be_one() -> None:
+    assert link_features(link_status(LinkState.UNCONFIGURED)) == ()
+    (row,) = link_features(link_status(LinkState.CONNECTED))
+    assert (row.name, row.state) == ("gateway", "degraded")
+    (row,) = link_features(link_status(LinkState.BACKOFF, reason="nobody there"))
+    assert (row.state, row.reason) == ("missing", "nobody there")
+    (row,) = link_features(link_status(LinkState.CONNECTING))
+    assert row.reason == "connecting"
+
+
+def test_a_module_is_an_item() -> None:
+    item = module_item(
+        ModuleStatus(name="telemetry", state=ModuleState.RUNNING, reason="", since_ns=0, restarts=1)
+    )
+    assert (item["schema"], item["name"], item["state"], item["reason"]) == (
+        "aegis.module",
+        "telemetry",
+        "running",
+        None,
+    )
+    assert all(item[f"{name}_reason"] for name in ("reason", "cpu_percent", "memory_bytes"))

@@ -47,6 +47,7 @@ import sys
 import aegis.agent.main
 import aegis.agent.arguments, aegis.agent.life, aegis.agent.answers, aegis.agent.control.server
 import aegis.agent.control.follow
+import aegis.agent.commands, aegis.agent.link.keeper, aegis.agent.link.room, aegis.agent.outgoing, aegis.agent.outbox.outbox
 from aegis.runtime import modules_found
 for name in modules_found.names():
     modules_found.options(name)

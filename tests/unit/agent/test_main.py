@@ -56,7 +56,22 @@ def test_check_names_every_problem(tmp_path: Path) -> None:
         assert any(line.startswith(start) for line in lines), start
     file.write_text("")
     ended = agent("--check", "--config", file)
-    assert (ended.returncode, ended.stdout) == (0, "configuration ok\n")
+    assert ended.returncode == 0
+    assert ended.stdout.startswith("configuration ok\ninterface")
+
+
+def test_check_says_what_a_start_would_find_and_makes_nothing(tmp_path: Path) -> None:
+    state, pins = tmp_path / "state", tmp_path / "pins"
+    options = ("--state-dir", state, "--run-dir", state, "--pin-dir", pins)
+    ended = agent("--check", *options, "--interface", "lo", "--interface", "no-such")
+    assert ended.returncode == 0
+    assert ended.stdout.splitlines() == [
+        "configuration ok",
+        "interface lo: ok, index 1",
+        "interface no-such: there is none now; it would be watched once it comes",
+        f"pins {pins}: {tmp_path} is not on a BPF file system: enforcement would end with the agent",
+    ]
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_an_invalid_configuration_does_not_start(tmp_path: Path) -> None:

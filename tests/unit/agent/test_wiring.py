@@ -16,6 +16,8 @@ from aegis.runtime.settings import Settings
 
 def test_the_name_is_made_of_what_a_channel_may_hold() -> None:
     assert agent_id(Settings("agent", {"id": "host.example com/ü_1-2"})) == "host-example-com--_1-2"
+    assert agent_id(Settings("agent", {"id": "long" * 20})) == "long" * 16
+    assert agent_id(Settings("agent", {"id": ""})) == "host"
     assert set(agent_id(Settings("agent", {"id": None}))) <= set(
         agent_id(Settings("agent", {"id": socket.gethostname()}))
     )
@@ -60,6 +62,7 @@ async def test_what_a_look_cannot_do_is_a_condition_and_not_the_end() -> None:
         resources=SimpleNamespace(tick=part("resources")),
         kernel=SimpleNamespace(look=part("hooks"), look_quickly=part("hooks")),
         _ring_full=part("losses", {}),
+        _take_missed=part("missed"),
     )
     agent._guarded = lambda steps: Agent._guarded(agent, steps)
     with pytest.raises(Ended):

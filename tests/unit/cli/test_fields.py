@@ -21,7 +21,7 @@ def test_types_of_events_are_the_models() -> None:
 
 
 def test_fields_of_a_flow_are_the_models() -> None:
-    assert known_fields("flow") == {"schema", *flow.Flow.__struct_fields__}
+    assert known_fields("flow") == {"schema", "agent_uid", *flow.Flow.__struct_fields__}
     assert set(TABLE_COLUMNS) <= known_fields("flow")
 
 

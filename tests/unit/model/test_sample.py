@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from aegis.model.sample import Sample
+from aegis.model.sample import Sample, document
 
 
 def sample(value: float | None, reason: str | None) -> Sample:
@@ -33,3 +33,19 @@ def test_it_survives_json() -> None:
     for one in (sample(0.31, None), sample(None, "not there")):
         assert msgspec.json.decode(msgspec.json.encode(one), type=Sample) == one
     assert sample(1, None).key == ("load.average", (("minutes", "1"),))
+
+
+def test_as_one_object() -> None:
+    known = {
+        "schema": "aegis.sample",
+        "version": 1,
+        "time": "1970-01-01T00:00:00.000000001Z",
+        "time_ns": 1,
+        "name": "load.average",
+        "labels": {"minutes": "1"},
+        "unit": "threads",
+        "kind": "gauge",
+        "source": "/proc/loadavg",
+    }
+    assert document(sample(0.31, None)) == known | {"value": 0.31}
+    assert document(sample(None, "gone")) == known | {"value": None, "value_reason": "gone"}

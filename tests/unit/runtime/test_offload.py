@@ -38,3 +38,24 @@ async def test_cancelling_leaves_the_thread_alone() -> None:
         await waiting
     gate.set()
     await ended.wait()
+
+
+def test_a_lookout_looks_at_its_own_pace_until_closed() -> None:
+    pauses, looked = iter((0.0, 0.0, 3600.0)), threading.Event()
+    threads: list[int] = []
+
+    def look() -> float:
+        threads.append(offload.this_thread())
+        pause = next(pauses)
+        if pause:
+            looked.set()
+        return pause
+
+    lookout = offload.Lookout(look, "looks")
+    assert looked.wait(20)
+    assert not lookout.join(0.01)
+    lookout.close()
+    lookout.close()
+    assert lookout.join(20)
+    assert len(threads) == 3
+    assert {*threads} != {offload.this_thread()}

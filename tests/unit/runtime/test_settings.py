@@ -24,6 +24,13 @@ def test_an_option_judges_a_value(kind: str, bounds: dict, good: list, bad: list
     assert all(option.problem(value) for value in bad)
 
 
+def test_an_option_may_judge_by_itself() -> None:
+    option = Option(
+        name="x", kind="str", default=None, help="h", wrong=lambda text: f"not {text}" if text else None
+    )
+    assert (option.problem(""), option.problem("y"), bool(option.problem(1))) == (None, "not y", True)
+
+
 def test_settings_are_read_by_kind() -> None:
     settings = Settings(
         "t", {"flag": True, "count": 3, "ratio": 0.5, "name": "n", "many": ("a",), "none": None}

@@ -104,6 +104,8 @@ async def supervised(
     *,
     missing: Callable[[tuple[str, ...]], str | None] = lambda _: None,
     clock: SystemClock | None = None,
+    held: Callable[[str], str | None] = lambda _: None,
+    released: Callable[[str], None] = lambda _: None,
     **environ: str,
 ) -> AsyncIterator[Running]:
     log: list[str] = []
@@ -132,6 +134,8 @@ async def supervised(
             settings=settings,
             missing=missing,
             changed=changed,
+            held=held,
+            released=released,
             package=package.name,
         )
         running = Running(supervisor, log, states)
@@ -488,3 +492,38 @@ async def test_a_reload_that_fails_is_made_good_by_a_restart(package: Package) -
         assert status.state is ModuleState.RUNNING
         assert running.log == ["one released"]
         assert running.seen("one") == ["starting", "running", "stopping", "stopped", "starting", "running"]
+
+
+async def test_one_that_is_held_off_is_left_out_until_it_is_resumed_or_ordered(package: Package) -> None:
+    package.add("held")
+    package.add("free")
+    released: list[str] = []
+    async with supervised(package, held={"held": "it spun"}.get, released=released.append) as running:
+        supervisor = running.supervisor
+        await supervisor.start_enabled()
+        assert supervisor.status("free").state is ModuleState.RUNNING
+        assert (supervisor.status("held").state, supervisor.status("held").reason) == (
+            ModuleState.FAILED,
+            "it spun",
+        )
+        assert (await supervisor.resume("held")).state is ModuleState.RUNNING
+        assert released == []
+        await supervisor.stop("held")
+        assert (await supervisor.resume("held")).state is ModuleState.STOPPED  # another order came between
+        assert (await supervisor.start("held")).state is ModuleState.RUNNING
+        assert released == ["held"]
+        await supervisor.stop_all(lambda: 3.0)
+
+
+async def test_what_is_to_stop_last_is_kept_for_then(package: Package) -> None:
+    package.add("early")
+    package.add("late")
+    async with supervised(package) as running:
+        await running.supervisor.start_enabled()
+        await running.supervisor.stop_all(lambda: 3.0, keep=frozenset({"late"}))
+        assert [one.state for one in running.supervisor.statuses()] == [
+            ModuleState.STOPPED,
+            ModuleState.RUNNING,
+        ]
+        await running.supervisor.stop_all(lambda: 3.0)
+        assert running.log == ["early released", "late released"]

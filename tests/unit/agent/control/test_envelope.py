@@ -29,6 +29,7 @@ def test_a_request_is_read() -> None:
         ('{"id": [], "verb": "v"}', None),
         ('{"id": 1, "verb": "v"', None),
         ("[" * 100_000, None),
+        (b'{"id": "\xe7"}', None),
         ('{"id": 1, "verb": "v", "args": ' + "[" * 100_000, None),
         (
             '{"id": 1, "verb": "\ud800"}'.encode("utf-8", "surrogatepass").decode("utf-8", "replace") + "x",

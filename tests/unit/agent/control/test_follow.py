@@ -56,6 +56,55 @@ async def test_the_past(args: dict[str, Any], expected: list[int]) -> None:
     assert await it.all(**args) == expected
 
 
+async def test_what_is_evicted_is_not_the_past() -> None:
+    it = Served(capacity=3)
+    it.history.append([loss(1), loss(2), loss(3)])
+    it.history.append([loss(4)])
+    assert await it.all() == [2, 3, 4]
+    assert await it.all(last=9) == [2, 3, 4]
+    assert await it.all(since=1, last=3) == [2, 3, 4]
+
+
+class Watched(list[Event]):
+    """A batch that knows how often it was read."""
+
+    reads = 0
+
+    def __getitem__(self, index: Any) -> Any:
+        self.reads += 1
+        return super().__getitem__(index)
+
+
+async def test_only_what_is_asked_for_is_read() -> None:
+    it = Served(10_000)
+    batches = [Watched([loss(10 * at + each) for each in range(10)]) for at in range(50)]
+    for batch in batches:
+        it.history.append(batch)
+    assert await it.all(last=15, types=["loss"]) == list(range(485, 500))
+    assert [at for at, batch in enumerate(batches) if batch.reads] == [48, 49]
+    assert await it.all(last=0) == []
+    assert sum(batch.reads for batch in batches) == 2
+
+
+async def test_a_long_past_lets_others_in_between() -> None:
+    it = Served(10_000)
+    for at in range(10):
+        it.history.append([loss(at)] * 500)
+    turns = 0
+
+    async def other() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    busy = asyncio.create_task(other())
+    assert len(await it.all(types=["loss"])) == 5000
+    assert len(await it.all(types=["loss"], last=5000)) == 5000
+    busy.cancel()
+    assert turns >= 15
+
+
 @pytest.mark.parametrize("args", [{"types": ["nonsense"]}, {"types": [1]}, {"last": -1}])
 async def test_what_makes_no_sense_is_refused(args: dict[str, Any]) -> None:
     with pytest.raises(EnvelopeInvalid):

@@ -8,11 +8,11 @@ import pytest
 from aegis._native.flowtable import FlowRow
 from aegis.kernel import abi
 from aegis.model.absent import Absent
-from aegis.model.flow import Flow, encode
+from aegis.model.flow import Flow, encode, flags_text
 from aegis.model.net import MAPPED
 from aegis.model.policy import Mode, RuleName
 from aegis.model.process import Cgroup, Owner, OwnerLabel, Process
-from aegis.modules.observability.flows import DIRECTIONS, STATES, VERDICTS, flags_text, flow_of
+from aegis.modules.observability.flows import DIRECTIONS, STATES, VERDICTS, flow_of
 
 OFFSET = 1_790_000_000_000_000_000
 CURL = Process(

@@ -26,7 +26,7 @@ from aegis.model.process import Process, owner_key
 from aegis.modules.observability import module
 from aegis.modules.observability.config import OPTIONS
 from aegis.modules.observability.module import FLOWS_A_SLICE, Observability
-from aegis.modules.observability.table import ProcessTable
+from aegis.modules.observability.table import Table
 from aegis.runtime import log
 from aegis.runtime.bus import Bus
 from aegis.runtime.clock import SystemClock
@@ -65,6 +65,7 @@ class Around:
             health=self.conditions.scoped("observability"),
             history=self.history,
             samples=LatestSamples(self.bus),
+            uplink=None,  # type: ignore[arg-type]  # another module keeps it
             log=logger,
             agent_pid=os.getpid(),
             verbs=self.verbs,
@@ -154,9 +155,8 @@ async def test_a_batch_of_two_topics_is_one_story() -> None:
             around.bus.publish(topic, batch)
         events = await around.events(3)
         assert [type(event) for event in events] == [ExecEvent, ConnectEvent, ExitEvent]
-        owners = {id(getattr(event, "owner", None)) for event in events}
-        assert len(owners) == 1
         owner = around.owners.find(owner_key(PID, START + PID))
+        assert [getattr(event, "owner", None) for event in events] == [owner] * 3
         assert isinstance(owner, Process)
         assert owner.exe == b"/bin/x"
         (identity,) = around.counters.read()
@@ -282,14 +282,14 @@ async def test_a_long_listing_lets_others_in_between() -> None:
 
 
 async def test_listings_do_not_make_the_table_grow(monkeypatch: pytest.MonkeyPatch) -> None:
-    tables: list[ProcessTable] = []
+    tables: list[Table] = []
 
-    class Watched(ProcessTable):
+    class Watched(Table):
         def __init__(self, *args: Any, **named: Any) -> None:
             super().__init__(*args, **named)
             tables.append(self)
 
-    monkeypatch.setattr(module, "ProcessTable", Watched)
+    monkeypatch.setattr(module, "Table", Watched)
     around = Around()
     around.context.flows = Loaded(around, 10)
     async with around.running():

@@ -11,6 +11,8 @@ from types import SimpleNamespace
 from typing import Any
 
 from aegis.host.reader import Host
+from aegis.model import records
+from aegis.model.block import Encoded
 from aegis.modules.telemetry.config import OPTIONS
 from aegis.modules.telemetry.module import Telemetry
 from aegis.runtime.bus import Bus
@@ -21,8 +23,17 @@ from aegis.runtime.settings import Settings
 from tests.support import hosttree
 
 
-def settings(interval_s: float, slow_interval_s: float = 3600.0) -> Settings:
-    return Settings("modules.telemetry", {"interval_s": interval_s, "slow_interval_s": slow_interval_s})
+def settings(
+    interval_s: float, slow_interval_s: float = 3600.0, report_interval_s: float = 3600.0
+) -> Settings:
+    return Settings(
+        "modules.telemetry",
+        {
+            "interval_s": interval_s,
+            "slow_interval_s": slow_interval_s,
+            "report_interval_s": report_interval_s,
+        },
+    )
 
 
 class Bench:
@@ -41,6 +52,7 @@ class Bench:
         )
         context: Any = SimpleNamespace(
             config=config,
+            bus=self.bus,
             host=self.host,
             clock=clock,
             health=self.conditions.scoped("telemetry"),
@@ -132,3 +144,42 @@ def test_options_are_bounded_and_live() -> None:
         assert option.reload == "live"
         assert option.problem(0.5) is not None
         assert option.problem(option.default) is None
+
+
+async def test_readings_are_reported_at_their_own_interval() -> None:
+    bench = Bench(Path("/"), settings(0.02, 3600, 0.5))
+    with bench.bus.subscribe("sample_record", capacity=100_000) as reports:
+        async with bench.running() as published:
+            first = await take(reports)
+            assert isinstance(first, Encoded)
+            complete = await take(published)
+            assert [records.decode(one, first.base_ns) for one in records.loads(first)] == list(complete)
+            for _ in range(10):
+                later = await take(published)
+            assert reports.get_nowait() is None
+            second = await take(reports)
+            told = {records.decode(one, second.base_ns).key for one in records.loads(second)}  # type: ignore[union-attr]
+            assert told < {sample.key for sample in later}
+            assert ("memory.total", ()) not in told, "it is as it was"
+
+
+async def test_whoever_listens_late_is_told_everything() -> None:
+    bench = Bench(Path("/"), settings(0.02, 3600, 0.05))
+    async with bench.running() as published:
+        for _ in range(3):
+            await take(published)
+        with bench.bus.subscribe("sample_record", capacity=100_000) as reports:
+            first = await take(reports)
+        assert len(first) == len(bench.samples.latest())
+
+
+async def test_a_new_report_interval_reports_at_once() -> None:
+    bench = Bench(Path("/"), settings(0.02))
+    with bench.bus.subscribe("sample_record", capacity=100_000) as reports:
+        async with bench.running() as published:
+            await take(reports)
+            for _ in range(5):
+                await take(published)
+            assert reports.get_nowait() is None
+            bench.module.reload(settings(0.02, 3600, 1800))
+            assert len(await take(reports)) > 0

@@ -1,0 +1,1 @@
+# Fragments of processes, for native code only (see described.pxd).

@@ -1,0 +1,3 @@
+# For native code only (known.pxd): what ProcessTable knows.
+
+class KnownProcesses: ...

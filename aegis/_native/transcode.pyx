@@ -1,0 +1,220 @@
+"""Records of a block as the JSON people read, without a Python object for an item.
+
+What an object holds is what `model.event.encode`, `model.flow.encode` and the verb `samples` print; tests
+hold it to them. Nothing that is read is trusted: it may come from a disk.
+"""
+
+from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
+from cpython.bytes cimport PyBytes_FromStringAndSize
+from libc.stdint cimport int64_t, uint64_t
+from libc.string cimport memcpy, memmove, memset
+
+from aegis._native.buffers cimport byte
+from aegis._native.cbor cimport cbor_free
+from aegis._native.cbor_reader cimport (
+    ITEM_ARRAY,
+    ITEM_UINT,
+    item,
+    read_of,
+    read_signed,
+    reader_fail,
+    reader_skip,
+)
+from aegis._native.json_event cimport exit_keys, flow_keys, loss_keys, socket_keys, verdict_keys
+from aegis._native.json_owner cimport event_owner
+from aegis._native.json_sample cimport finding_keys, sample_keys
+from aegis._native.json_values cimport head, value, work
+from aegis._native.json_writer cimport json_raw
+
+
+cdef extern from *:
+    bint __builtin_add_overflow(int64_t one, int64_t other, int64_t *sum) noexcept nogil
+
+
+cdef enum:  # types of records, as in model.records
+    EXEC = 1
+    EXIT
+    CONNECT
+    ACCEPT
+    LISTEN
+    VERDICT
+    LOSS
+    FLOW
+    SAMPLE
+    FINDING
+    TYPES
+
+cdef const char *openings[TYPES]
+openings[0] = b'{"schema":"aegis.record","version":1,"time":'
+openings[EXEC] = b'{"schema":"aegis.event","version":1,"time":'
+openings[FLOW] = b'{"schema":"aegis.flow","version":1,"time":'
+openings[SAMPLE] = b'{"schema":"aegis.sample","version":1,"time":'
+openings[FINDING] = b'{"schema":"aegis.finding","version":1,"time":'
+cdef const char *names[TYPES]
+names[EXEC], names[EXIT], names[CONNECT], names[ACCEPT] = b"exec", b"exit", b"connect", b"accept"
+names[LISTEN], names[VERDICT], names[LOSS] = b"listen", b"verdict", b"loss"
+cdef int field_counts[TYPES]  # behind the type and the instant
+field_counts[:] = [0, 1, 4, 8, 8, 8, 15, 4, 22, 6, 1]
+
+
+class RecordsMalformed(ValueError):
+    """These are no records. `offset` is the byte where that was seen."""
+
+    def __init__(self, text, offset):
+        super().__init__(f"{text} (byte {offset})")
+        self.offset = offset
+
+
+# Records
+
+cdef bint keys_of(work *w, uint64_t kind) noexcept nogil:
+    if kind == EXEC:
+        return event_owner(w)
+    if kind == EXIT:
+        return exit_keys(w)
+    if kind == VERDICT:
+        return verdict_keys(w)
+    if kind == LOSS:
+        return loss_keys(w)
+    if kind == FLOW:
+        return flow_keys(w)
+    if kind == SAMPLE:
+        return sample_keys(w)
+    if kind == FINDING:
+        return finding_keys(w)
+    return socket_keys(w, kind == CONNECT, kind == LISTEN)
+
+
+cdef bint object_of(work *w) noexcept nogil:
+    """One record into one object. One of a type this build does not know is an object too, with its number:
+    the place of an object says its sequence number.
+    """
+    cdef item opening, kind
+    cdef int64_t dt_ns, time_ns
+    cdef size_t began = w.r.at
+    cdef uint64_t fields
+    if not (
+        read_of(&w.r, &opening, ITEM_ARRAY)
+        and read_of(&w.r, &kind, ITEM_UINT)
+        and read_signed(&w.r, &dt_ns)
+    ):
+        return False
+    if __builtin_add_overflow(w.base_ns, dt_ns, &time_ns):
+        return reader_fail(&w.r, "an instant beyond 64 bits", began)
+    if kind.number == 0 or kind.number >= TYPES:
+        head(w, openings[0], time_ns)
+        value(w, b',"type":', b"", &kind)
+        fields = 0
+    else:
+        fields = field_counts[kind.number]
+        if opening.number < fields + 2:
+            return reader_fail(&w.r, "a record without all its fields", began)
+        if kind.number >= FLOW:
+            head(w, openings[kind.number], time_ns)
+        else:
+            head(w, openings[EXEC], time_ns)
+            json_raw(&w.out, b',"type":"')
+            json_raw(&w.out, names[kind.number])
+            json_raw(&w.out, b'"')
+        if not keys_of(w, kind.number):
+            return False
+    json_raw(&w.out, b"}")
+    if opening.number < fields + 2:
+        return reader_fail(&w.r, "a record without all its fields", began)
+    return reader_skip(&w.r, opening.number - fields - 2)  # what a later version has added
+
+
+cdef int raise_fault(work *w) except -1:
+    if w.out.no_memory:
+        raise MemoryError
+    raise RecordsMalformed(w.r.fault.decode(), w.r.fault_at)
+
+
+def to_json(records, int64_t base_ns, *, Py_ssize_t most_items=512, Py_ssize_t most_bytes=49152):
+    """Records, one behind the other, as JSON arrays: (index of the first, how many, the array) of each.
+
+    An array has at most `most_items` objects and `most_bytes` bytes, unless a single object has more. Raises
+    RecordsMalformed, OverflowError for a base beyond 64 bits.
+    """
+    cdef Py_buffer view
+    cdef work w
+    cdef list found = []
+    cdef Py_ssize_t first = 0, count = 0
+    cdef size_t before
+    if most_items < 1 or most_bytes < 1:
+        raise ValueError("an array holds one item at least")
+    memset(&w, 0, sizeof(work))
+    w.base_ns = base_ns
+    PyObject_GetBuffer(records, &view, PyBUF_SIMPLE)
+    try:
+        w.r.data = <const byte *>view.buf
+        w.r.size = view.len
+        while w.r.at < w.r.size:
+            before = w.out.used
+            json_raw(&w.out, b"," if count else b"[")
+            if not object_of(&w) or w.out.no_memory:
+                raise_fault(&w)
+            if count and (count == most_items or w.out.used + 1 > <size_t>most_bytes):
+                found.append((first, count, closed(&w, before)))
+                memmove(w.out.data + 1, w.out.data + before + 1, w.out.used - before - 1)
+                w.out.data[0] = c"["
+                w.out.used -= before
+                first += count
+                count = 0
+            count += 1
+        if count:
+            found.append((first, count, closed(&w, w.out.used)))
+        return found
+    finally:
+        PyBuffer_Release(&view)
+        cbor_free(&w.out)
+
+
+cdef bytes closed(work *w, size_t size):
+    """The first bytes of what is written, and the end of the array."""
+    cdef bytes made = PyBytes_FromStringAndSize(NULL, size + 1)
+    cdef char *at = made
+    memcpy(at, w.out.data, size)
+    at[size] = c"]"
+    return made
+
+
+def records_of(data):
+    """Where each record begins, then where the last one ends. Only that they are CBOR is looked at."""
+    cdef Py_buffer view
+    cdef work w
+    cdef list found = [0]
+    memset(&w, 0, sizeof(work))
+    PyObject_GetBuffer(data, &view, PyBUF_SIMPLE)
+    try:
+        w.r.data = <const byte *>view.buf
+        w.r.size = view.len
+        while w.r.at < w.r.size:
+            if not reader_skip(&w.r, 1):
+                raise_fault(&w)
+            found.append(w.r.at)
+        return found
+    finally:
+        PyBuffer_Release(&view)
+
+
+def end_of(data, Py_ssize_t offset, uint64_t count):
+    """Where `count` CBOR items from `offset` on end. Raises RecordsMalformed."""
+    cdef Py_buffer view
+    cdef work w
+    memset(&w, 0, sizeof(work))
+    PyObject_GetBuffer(data, &view, PyBUF_SIMPLE)
+    try:
+        if not 0 <= offset <= view.len:
+            raise ValueError(f"{offset} is not within {view.len} bytes")
+        w.r.data = <const byte *>view.buf
+        w.r.size = view.len
+        w.r.at = offset
+        if count > <uint64_t>(view.len - offset):
+            reader_fail(&w.r, "cut short", offset)
+            raise_fault(&w)
+        if not reader_skip(&w.r, count):
+            raise_fault(&w)
+        return w.r.at
+    finally:
+        PyBuffer_Release(&view)

@@ -1,0 +1,213 @@
+"""Orders of a gateway: judged, carried out by the same calls as those of the control socket, answered after the change."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from aegis.agent.answers import module_item, policy_item, setting_item
+from aegis.agent.link.unsaid import Reply
+from aegis.agent.module_orders import ModuleOrders, Order
+from aegis.errors import (
+    AegisError,
+    ModuleError,
+    ModuleStartFailed,
+    ModuleStopTimeout,
+    OrderInvalid,
+    PolicyUnsigned,
+    WouldCutControl,
+)
+from aegis.model.module import ModuleState, ModuleStatus
+from aegis.model.policy import AppliedPolicy
+from aegis.protocol import orders
+from aegis.protocol.agent_happenings import Order as Received
+from aegis.protocol.orders import (
+    ApplyPolicy,
+    Command,
+    ConfigureModule,
+    DisableModule,
+    EnableModule,
+    GetModuleStatus,
+    ListModules,
+    ListPolicies,
+    RemovePolicy,
+    StartModule,
+    StopModule,
+)
+from aegis.runtime.module import Clock, Log
+
+LINK = "websocket_communication"
+ORIGIN = "gateway"
+MOST_WAITING = 64  # orders that may be under way or wait for another of the same module
+MOST_REMEMBERED = 256  # answers, so that a repeated order is not done again
+READINGS = (ListModules, GetModuleStatus, ListPolicies)
+_ORDERS: dict[type[Command], Order] = {
+    StartModule: "start",
+    StopModule: "stop",
+    EnableModule: "enable",
+    DisableModule: "disable",
+}
+_MEANT: dict[Order, frozenset[ModuleState]] = {
+    "start": frozenset({ModuleState.RUNNING, ModuleState.DEGRADED}),
+    "enable": frozenset({ModuleState.RUNNING, ModuleState.DEGRADED}),
+    "stop": frozenset({ModuleState.STOPPED, ModuleState.DISABLED}),
+    "disable": frozenset({ModuleState.DISABLED}),
+}
+
+
+class Busy(ModuleError):
+    """Too many orders wait already."""
+
+    code = "too_many_orders"
+
+
+class Enforcer(Protocol):
+    """What this needs of the kernel room's enforcer."""
+
+    def apply(self, document: bytes, name: str = ..., *, origin: str = ...) -> AppliedPolicy: ...
+    def remove(self, name: str, *, origin: str | None = ...) -> AppliedPolicy: ...
+    def list(self) -> tuple[AppliedPolicy, ...]: ...
+
+
+class Commands:
+    """Orders of one module, or about policies, are carried out one after another; those of different ones together.
+
+    `unsigned` gives the option `policy.unsigned_orders` now; `answer` takes each reply.
+    """
+
+    def __init__(
+        self,
+        module_orders: ModuleOrders,
+        enforcer: Enforcer,
+        *,
+        group: asyncio.TaskGroup,
+        unsigned: Callable[[], str],
+        answer: Callable[[Reply], None],
+        clock: Clock,
+        log: Log,
+    ) -> None:
+        self._modules = module_orders
+        self._enforcer = enforcer
+        self._group = group
+        self._unsigned = unsigned
+        self._answer = answer
+        self._clock = clock
+        self._log = log
+        self._locks: dict[str, asyncio.Lock] = {}
+        self._under_way: set[str] = set()
+        self._answered: OrderedDict[str, Reply] = OrderedDict()
+        self._waiting = 0
+        self.repeated = 0
+
+    def take(self, received: Received) -> None:
+        """Begin an order. A repeated one is answered as before, or by the one that is still under way."""
+        identity = received.command_id
+        before = self._answered.get(identity)
+        if before is not None or identity in self._under_way:
+            self.repeated += 1
+            if before is not None:
+                self._answer(before)
+            return
+        policy = False
+        try:
+            command = orders.parse(
+                received.channel, received.body, wall_s=self._clock.wall_ns() // 1_000_000_000
+            )
+            policy = orders.is_policy(command)
+            self._judge(command)
+        except AegisError as error:
+            self._refuse(identity, error, policy=policy)
+            return
+        self._log.info("order of the gateway", order=type(command).__name__, command_id=identity)
+        self._under_way.add(identity)
+        self._waiting += 1
+        self._group.create_task(self._carry_out(identity, command), name=f"order {identity}")
+
+    def _judge(self, command: Command) -> None:
+        """Raises the reason why this order is not carried out."""
+        if self._waiting >= MOST_WAITING:
+            raise Busy(f"{MOST_WAITING} orders wait already", hint="wait for their answers")
+        if not isinstance(command, READINGS) and self._unsigned() != "accept":
+            raise PolicyUnsigned(
+                type(command).__name__,
+                "orders over protocol v1 are signed by nobody, and such orders are refused here",
+                hint="policy.unsigned_orders = accept takes them",
+            )
+        if isinstance(command, StopModule | DisableModule) and command.module_id == LINK:
+            raise WouldCutControl(
+                f"{LINK} keeps the link this order came over", hint=f"on the host: aegis modules stop {LINK}"
+            )
+
+    async def _carry_out(self, identity: str, command: Command) -> None:
+        policy = orders.is_policy(command)
+        lock = self._locks.setdefault(getattr(command, "module_id", ""), asyncio.Lock())
+        try:
+            async with lock:
+                code, text, state = await self._do(command)
+            reply = Reply(
+                in_reply_to=identity, ok=code == "", code=code, text=text, state=state, policy=policy
+            )
+        except AegisError as error:
+            self._refuse(identity, error, policy=policy)
+            return
+        except Exception as error:  # noqa: BLE001  a bug of ours in one order is that order's answer and a log line
+            self._log.error("order failed", order=type(command).__name__, error=repr(error))
+            self._refuse(identity, AegisError(f"{type(error).__name__}: {error}"), policy=policy)
+            return
+        finally:
+            self._waiting -= 1
+            self._under_way.discard(identity)
+        self._log.info("order answered", command_id=identity, ok=reply.ok, text=reply.text)
+        self._reply(reply)
+
+    async def _do(self, command: Command) -> tuple[str, str, Any]:
+        """Carry it out: the code (empty where it went well), a sentence, and how things stand now."""
+        match command:
+            case ListModules():
+                items = [module_item(one) for one in self._modules.statuses()]
+                return "", f"{len(items)} modules", {"modules": items, "count": len(items)}
+            case GetModuleStatus(module_id=name):
+                status = self._modules.status(name)
+                options = [setting_item(one) for one in self._modules.options(name)]
+                return "", f"{name} is {status.state}", module_item(status) | {"options": options}
+            case ConfigureModule(module_id=name, settings=settings):
+                options = [setting_item(one) for one in await self._modules.configure(name, settings)]
+                status = self._modules.status(name)
+                return "", f"{name} is {status.state}", module_item(status) | {"options": options}
+            case ApplyPolicy():
+                applied = self._enforcer.apply(command.document, origin=ORIGIN)
+                return "", f"policy {applied.name} is in force", policy_item(applied)
+            case RemovePolicy(name=name):
+                return (
+                    "",
+                    f"policy {name} is removed",
+                    policy_item(self._enforcer.remove(name, origin=ORIGIN)),
+                )
+            case ListPolicies():
+                policies = [policy_item(one) for one in self._enforcer.list()]
+                return "", f"{len(policies)} policies", {"policies": policies, "count": len(policies)}
+            case StartModule() | StopModule() | EnableModule() | DisableModule():
+                order = _ORDERS[type(command)]
+                return _outcome(order, await self._modules.give(order, command.module_id))
+        raise OrderInvalid(f"{type(command).__name__} is not carried out here")
+
+    def _refuse(self, identity: str, error: AegisError, *, policy: bool) -> None:
+        self._log.warning("order refused", command_id=identity, code=error.code, text=str(error))
+        text = f"{error} ({error.hint})" if error.hint else str(error)
+        self._reply(Reply(in_reply_to=identity, ok=False, code=error.code, text=text, policy=policy))
+
+    def _reply(self, reply: Reply) -> None:
+        if reply.in_reply_to:
+            self._answered[reply.in_reply_to] = reply
+            while len(self._answered) > MOST_REMEMBERED:
+                self._answered.popitem(last=False)
+        self._answer(reply)
+
+
+def _outcome(order: Order, status: ModuleStatus) -> tuple[str, str, Any]:
+    """An order that was carried out and did not come to what it meant is no success."""
+    text = f"{status.name} is {status.state}" + (f": {status.reason}" if status.reason else "")
+    failure = ModuleStartFailed if order in {"start", "enable"} else ModuleStopTimeout
+    return "" if status.state in _MEANT[order] else failure.code, text, module_item(status)

@@ -1,0 +1,290 @@
+"""One connection to a gateway, from the upgrade to its end: bytes and time into the session, its frames out.
+
+It wakes for frames, for the session's next deadline, for a pong that stays away, and when there is something to send.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import re
+from collections.abc import Callable
+from typing import Protocol
+
+from websockets.asyncio.client import ClientConnection
+from websockets.exceptions import ConnectionClosed
+
+from aegis._native.transcode import to_json
+from aegis.agent.link.unsaid import Change, Reply, Unsaid
+from aegis.agent.link.window import Window
+from aegis.errors import ConnectionLost, GatewayRefused
+from aegis.model.block import Block, BlockClass
+from aegis.protocol import v1
+from aegis.protocol.agent import AgentSession, Phase
+from aegis.protocol.agent_happenings import AgentHappening, Closed, ReconnectWanted
+from aegis.protocol.channels import Up
+from aegis.runtime.module import Clock, Log
+
+PONG_S = 10.0
+SECOND = 1_000_000_000
+_SECONDS = re.compile(r"\b([0-9]{1,5}(?:\.[0-9]{1,3})?) ?s\b")
+
+
+class BeginAnew(Exception):
+    """The session is to be followed by another one now; nobody failed."""
+
+
+class Source(Protocol):
+    """What this needs of the outbox."""
+
+    def sendable(self, most_bytes: int) -> list[Block]: ...
+
+
+class Drive:
+    """Made for one open connection. `took` hears every happening, `wall_s` tells the time the gateway goes by.
+
+    `beat` is called with each heartbeat, for what is to be looked at now and then.
+    """
+
+    def __init__(
+        self,
+        connection: ClientConnection,
+        session: AgentSession,
+        *,
+        clock: Clock,
+        wall_s: Callable[[], int],
+        took: Callable[[AgentHappening], None],
+        beat: Callable[[], None],
+        source: Source,
+        unsaid: Unsaid,
+        window: Window,
+        log: Log,
+    ) -> None:
+        self._connection = connection
+        self._session = session
+        self._clock = clock
+        self._wall_s = wall_s
+        self._took = took
+        self._beat = beat
+        self._source = source
+        self._unsaid = unsaid
+        self._window = window
+        self._log = log
+        self._something = asyncio.Event()
+        self._timer: asyncio.TimerHandle | None = None
+        self._pong_timer: asyncio.TimerHandle | None = None
+        self._ping_due = False
+        self._over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.batches_sent = 0
+
+    def wake(self) -> None:
+        """There may be something to send: the session was told to say something, or the outbox has a block."""
+        self._something.set()
+
+    async def run(self) -> None:
+        """Until the connection is over: raises ConnectionLost, GatewayRefused or BeginAnew."""
+        loop = asyncio.get_running_loop()
+        self._session.opened(self._clock.monotonic_ns(), self._wall_s())
+        self._settle()
+        tasks = {
+            loop.create_task(self._read(), name="link read"),
+            loop.create_task(self._write(), name="link write"),
+        }
+        for task in tasks:
+            task.add_done_callback(self._ended)
+        try:
+            await self._over
+        finally:
+            for timer in (self._timer, self._pong_timer):
+                if timer is not None:
+                    timer.cancel()
+            self._session_over()
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    def _session_over(self) -> None:
+        """No timer may be set again by what still comes in."""
+        self._timer = self._pong_timer = None
+        if not self._over.done():
+            self._over.cancel()
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        error = None if task.cancelled() else task.exception()
+        self._end(error or ConnectionLost("the connection ended"))
+
+    def _end(self, error: BaseException) -> None:
+        if not self._over.done():
+            self._over.set_exception(error)
+
+    # ---- in
+
+    async def _read(self) -> None:
+        try:
+            while True:
+                frame = await self._connection.recv()
+                self._take(
+                    self._session.receive(frame, self._clock.monotonic_ns(), self._wall_s()),
+                )
+        except ConnectionClosed as error:
+            raise lost(error) from error
+
+    def _take(self, happened: list[AgentHappening]) -> None:
+        for one in happened:
+            self._took(one)
+            match one:
+                case Closed(code="refused"):
+                    self._end(GatewayRefused(f"the gateway refused: {one.reason}"))
+                case Closed():
+                    self._end(ConnectionLost(f"{one.code}: {one.reason}"))
+                case ReconnectWanted():
+                    self._end(BeginAnew(one.reason))
+        self._settle()
+
+    def _settle(self) -> None:
+        """After anything the session did: its frames go out, and its next deadline is waited for."""
+        self._something.set()
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        due = self._session.next_deadline()
+        if due is not None and not self._over.done():
+            left_s = max(due - self._clock.monotonic_ns(), 0) / SECOND
+            self._timer = asyncio.get_running_loop().call_later(left_s, self._tick)
+
+    def _tick(self) -> None:
+        self._timer = None
+        happened = self._session.tick(self._clock.monotonic_ns(), self._wall_s())
+        if self._session.phase is Phase.UP:  # a heartbeat: an idle agent wakes once for all of these
+            self._ping_due = True
+            self._beat()
+        self._take(happened)
+
+    # ---- out
+
+    async def _write(self) -> None:
+        try:
+            while True:
+                await self._something.wait()
+                self._something.clear()
+                await self._write_all()
+        except ConnectionClosed as error:
+            raise lost(error) from error
+
+    async def _write_all(self) -> None:
+        """What is said goes before any block, also between two blocks of many."""
+        await self._write_said()
+        while room := self._room():
+            blocks = self._source.sendable(room)
+            if not blocks:
+                return
+            for block in blocks:
+                self._window.take(block)
+            for block in blocks:
+                await self._write_said()
+                await self._write_block(block)
+
+    async def _write_said(self) -> None:
+        await self._write_frames()
+        if self._ping_due:
+            self._ping_due = False
+            await self._ping()
+        while self._session.phase is Phase.UP and (one := self._unsaid.next()) is not None:
+            self._say(one)
+            await self._write_frames()
+            self._unsaid.said(one)
+
+    def _say(self, one: Reply | Change) -> None:
+        if isinstance(one, Change):
+            self._session.state(one.state, wall_s=self._wall_s())
+            return
+        self._session.answer(
+            one.in_reply_to,
+            ok=one.ok,
+            code=one.code,
+            text=one.text,
+            state=one.state,
+            wall_s=self._wall_s(),
+            channel=Up.POLICIES if one.policy else Up.STATUS,
+        )
+
+    def _room(self) -> int:
+        return self._window.room if self._session.takes(BlockClass.EVENT) else 0
+
+    async def _write_frames(self) -> None:
+        for frame in self._session.outgoing():
+            await self._connection.send(frame)
+
+    async def _write_block(self, block: Block) -> None:
+        """As one batch or, where the JSON is larger, as some; a block without records carries its losses alone."""
+        losses = block.losses
+        try:
+            parts = to_json(
+                block.records, block.base_ns, most_items=v1.BATCH_ITEMS, most_bytes=v1.BATCH_BYTES
+            )
+        except ValueError as error:
+            self._log.error("block not sent", cls=block.cls.value, first=block.first, error=str(error))
+            parts = []
+            losses = (*losses, ("link", block.cls.value, "unreadable", block.count))
+        for index, (offset, _, items) in enumerate(parts or [(0, 0, b"[]")]):
+            if not self._session.takes(block.cls):
+                # A later block's acknowledgement would stand for this one too: it is sent again on a connection anew.
+                raise BeginAnew("the gateway forgot this agent in the middle of a block")
+            self._session.batch(
+                block.cls,
+                stream=block.stream,
+                first=block.first + offset,
+                boot_id=block.boot_id,
+                items_json=items,
+                losses=losses if index == 0 else (),
+                wall_s=self._wall_s(),
+            )
+            await self._write_frames()
+            self.batches_sent += 1
+            await asyncio.sleep(0)  # a send that finds room does not let anybody else in
+
+    async def _ping(self) -> None:
+        if self._pong_timer is not None:
+            return
+        pong = asyncio.ensure_future(await self._connection.ping(b"aegis"))
+        timer = asyncio.get_running_loop().call_later(PONG_S, self._no_pong)
+        self._pong_timer = timer
+
+        def came(waiter: asyncio.Future[float]) -> None:
+            timer.cancel()
+            if self._pong_timer is timer:
+                self._pong_timer = None
+            if not waiter.cancelled():
+                waiter.exception()  # of a connection that ends: the reader tells
+
+        pong.add_done_callback(came)
+
+    def _no_pong(self) -> None:
+        self._pong_timer = None
+        self._end(ConnectionLost(f"the gateway answered no ping for {PONG_S:g} s"))
+
+    # ---- the end
+
+    async def close(self, reason: str) -> None:
+        """Say that it is over and why; a peer that does not listen is left."""
+        try:
+            with contextlib.suppress(OSError):
+                await self._connection.close(1000, reason)
+        finally:
+            self._connection.transport.abort()
+
+
+def lost(error: ConnectionClosed) -> ConnectionLost:
+    """What the library says of a connection that is closed, with the gateway's hint when to come back."""
+    if error.rcvd is not None:
+        said = f"closed by the gateway: {error.rcvd.code} {error.rcvd.reason}".rstrip()
+        return ConnectionLost(said, retry_s=hint_of(error.rcvd.code, error.rcvd.reason))
+    cause = error.__cause__
+    text = getattr(cause, "strerror", None) or (str(cause) if cause is not None else "")
+    return ConnectionLost(f"the connection broke: {text or 'no close frame came'}")
+
+
+def hint_of(code: int, reason: str) -> float | None:
+    """Seconds in the words of a gateway that has no room now (1013) or goes away (1001, 1012); None where it says none."""
+    found = _SECONDS.search(reason) if code in {1001, 1012, 1013} else None
+    return float(found[1]) if found else None

@@ -1,0 +1,266 @@
+"""Keeps the link: connection after connection, with pauses between them that grow, and what each one said."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections import Counter
+from typing import TYPE_CHECKING
+
+from aegis.agent import identity as identities
+from aegis.agent.link.dial import dial
+from aegis.agent.link.drive import BeginAnew, Drive
+from aegis.agent.link.window import Window
+from aegis.errors import GatewayRefused, StorageError, TransportError
+from aegis.model.link import LinkState
+from aegis.protocol.agent import AgentIdentity, AgentSession, Registration
+from aegis.protocol.agent_happenings import (
+    Acknowledged,
+    AgentHappening,
+    Authenticated,
+    Closed,
+    GatewayUnproven,
+    Order,
+    PeerError,
+    ReconnectWanted,
+    Refused,
+    Registered,
+)
+from aegis.protocol.backoff import Backoff
+from aegis.protocol.crypto import Signer, uid_of
+from aegis.runtime.module import Health, Settings
+
+if TYPE_CHECKING:
+    from aegis.agent.link.choice import Choice
+    from aegis.agent.outbox.outbox import Outbox
+    from aegis.agent.uplink import Uplink
+
+UNREACHABLE, REFUSED = "gateway_unreachable", "gateway_refused"
+KEY_CHANGED = "gateway_key_changed"
+KEY_UNUSABLE, NOT_KEPT = "identity_unusable", "registration_not_kept"
+CLOCK_DIFFERS, SILENT = "clock_differs", "gateway_stores_nothing"
+CLOCK_S = 60  # a clock this far off is learnt from a gateway that refuses for it
+HEALTHY_NS = 15_000_000_000  # a session this long makes the next failure a first one
+SILENT_NS = 60_000_000_000  # blocks that nobody acknowledges for so long are told of
+SECOND = 1_000_000_000
+
+
+class Keeper:
+    """One life of the link, from the module's start to its stop."""
+
+    def __init__(
+        self, uplink: Uplink, choice: Choice, outbox: Outbox, settings: Settings, health: Health
+    ) -> None:
+        self._uplink = uplink
+        self._choice = choice
+        self._outbox = outbox
+        self._settings = settings
+        self._health = health
+        self._clock = uplink.clock
+        self._backoff = Backoff(entropy=os.urandom, cap_s=settings.number("longest_pause_s"))
+        self._identity: identities.Identity | None = None
+        self._offset_s = 0  # the gateway's clock minus this host's, where that was refused
+        self._gateway_key = b""
+        self._proven = False  # this connection authenticated: what it refuses now is not for the time
+        self._window = Window(0)
+        self._drive: Drive | None = None
+        self._connected_ns: int | None = None
+        self._heard_ns = 0  # when the last block was acknowledged, or none was in flight
+        self._frames_refused: Counter[str] = Counter()
+
+    async def keep(self) -> None:
+        """Until cancelled."""
+        self._outbox.on_ready = self._wake
+        self._uplink.wake = self._wake
+        while True:
+            try:
+                await self._attempt()
+            except BeginAnew as error:
+                pause_s = self._anew(error)
+            except (TransportError, StorageError) as error:
+                pause_s = self._failed(error)
+            else:
+                raise AssertionError("an attempt ends by what it raises")
+            await self._clock.sleep(pause_s)
+
+    def _wake(self) -> None:
+        if self._drive is not None:
+            self._drive.wake()
+
+    def _anew(self, error: BeginAnew) -> float:
+        """At once; but a gateway that ends every session so is met with pauses from the second on."""
+        self._uplink.log.info("link begins anew", reason=str(error))
+        first = self._pauses_so_far() == 0
+        pause_s = self._backoff.next_s()
+        return 0.0 if first else pause_s
+
+    def _pauses_so_far(self) -> int:
+        """Since a session that lasted."""
+        begun_ns, self._connected_ns = self._connected_ns, None
+        if begun_ns is not None and self._clock.monotonic_ns() - begun_ns >= HEALTHY_NS:
+            self._backoff.reset()
+        return self._backoff.failures
+
+    def _failed(self, error: TransportError | StorageError) -> float:
+        """Say what went wrong and give the pause until the next try."""
+        self._pauses_so_far()
+        pause_s = self._backoff.next_s(error.retry_s if isinstance(error, TransportError) else None)
+        if isinstance(error, StorageError):
+            self._health.raise_(KEY_UNUSABLE, str(error), error.hint or "")
+            self._uplink.is_now(LinkState.REFUSED, str(error))
+        elif isinstance(error, GatewayRefused):
+            self._health.clear(UNREACHABLE)
+            self._health.raise_(REFUSED, str(error), error.hint or "the gateway's log says why")
+            self._uplink.is_now(LinkState.REFUSED, f"{error}; tries again in {pause_s:.0f} s")
+        else:
+            self._health.raise_(UNREACHABLE, str(error), error.hint or "it is tried again by itself")
+            self._uplink.is_now(LinkState.BACKOFF, f"{error}; tries again in {pause_s:.0f} s")
+        self._uplink.log.warning("link failed", code=error.code, error=str(error))
+        return pause_s
+
+    # ---- one connection
+
+    async def _attempt(self) -> None:
+        session = self._session()
+        self._proven = False
+        self._uplink.is_now(LinkState.CONNECTING)
+        connection = await dial(self._choice.url, session.headers(), self._choice.ca)
+        self._uplink.is_now(LinkState.AUTHENTICATING)
+        self._window = Window(self._settings.integer("in_flight_bytes"))
+        self._drive = drive = Drive(
+            connection,
+            session,
+            clock=self._clock,
+            wall_s=self._wall_s,
+            took=self._took,
+            beat=self._beat,
+            source=self._outbox,
+            unsaid=self._uplink.unsaid,
+            window=self._window,
+            log=self._uplink.log,
+        )
+        try:
+            await drive.run()
+        finally:
+            self._drive = None
+            self._uplink.unsaid.forget_changes()
+            self._outbox.disconnected()
+            self._health.clear(SILENT)
+            await drive.close(self._uplink.ending)
+
+    def _session(self) -> AgentSession:
+        """Raises StorageError: without a key that is on disk nothing is said."""
+        identity = self._identity
+        if identity is None:
+            identity = self._identity = identities.load_or_make(self._uplink.state_dir, os.urandom)
+            self._health.clear(KEY_UNUSABLE)
+        known = identity.registration(self._choice.url.text)
+        self._uplink.is_called(known.uid if known else uid_of(Signer(identity.seed).public_key))
+        self._gateway_key = known.gateway_key if known else b""
+        reregister = self._choice.reregister
+        return AgentSession(
+            AgentIdentity(identity.seed, self._uplink.agent_id, known.uid if known else None),
+            entropy=os.urandom,
+            registration=Registration(**self._uplink.facts()),
+            heartbeat_s=self._settings.number("heartbeat_interval_s"),
+            reregister=reregister is not False,
+            known_gateway_key=self._gateway_key or None,
+        )
+
+    def _wall_s(self) -> int:
+        return self._clock.wall_ns() // SECOND + self._offset_s
+
+    # ---- what it said
+
+    def _took(self, one: AgentHappening) -> None:
+        match one:
+            case Acknowledged():
+                self._acknowledge(one)
+            case Order():
+                self._uplink.on_order(one)
+            case Authenticated():
+                self._proven = True
+                self._uplink.authenticated()
+                self._gateway_key = one.gateway_key
+            case Registered():
+                self._registered(one)
+            case GatewayUnproven():
+                self._doubt(one)
+            case PeerError():
+                self._uplink.log.warning("gateway reports an error", text=one.text)
+            case Refused():
+                self._frames_refused[one.code] += 1
+                self._uplink.log.warning("frame of the gateway refused", code=one.code, text=one.text)
+            case Closed():
+                self._learn_time(one)
+            case ReconnectWanted():
+                pass  # the connection ends with it, and says so
+
+    def _registered(self, one: Registered) -> None:
+        """The uid is on disk before anybody is told of success."""
+        assert self._identity is not None
+        try:
+            self._identity.remember(
+                identities.Registration(uid=one.uid, url=self._choice.url.text, gateway_key=self._gateway_key)
+            )
+            self._health.clear(NOT_KEPT)
+        except StorageError as error:
+            self._health.raise_(
+                NOT_KEPT, str(error), "it registers again at the next start, with the same key"
+            )
+        self._uplink.is_called(one.uid)
+        self._uplink.is_now(LinkState.CONNECTED)
+        self._connected_ns = self._heard_ns = self._clock.monotonic_ns()
+        for code in (UNREACHABLE, REFUSED):
+            self._health.clear(code)
+        for change in self._uplink.standing():
+            self._uplink.unsaid.change(change)
+
+    def _acknowledge(self, one: Acknowledged) -> None:
+        self._heard_ns = self._clock.monotonic_ns()
+        self._health.clear(SILENT)
+        self._outbox.acknowledged(one.stream, one.cls, one.next_)
+        if self._window.acknowledged(one.stream, one.cls, one.next_):
+            self._wake()
+
+    def _beat(self) -> None:
+        """A gateway whose store is away acknowledges nothing and is not left: what it has waits there as well as here."""
+        now = self._clock.monotonic_ns()
+        if not self._window.bytes:
+            self._heard_ns = now
+        elif now - self._heard_ns >= SILENT_NS:
+            text = f"{self._window.bytes} bytes of records wait for the gateway to store them"
+            self._health.raise_(
+                SILENT, text, "the gateway's log says why; nothing is lost while the outbox has room"
+            )
+
+    def _doubt(self, one: GatewayUnproven) -> None:
+        """v1 trusts the first key and can only warn of another: deployed gateways make a new one at every start."""
+        if one.reason != "key_changed":
+            self._uplink.log.info("gateway unproven", reason=one.reason)
+            return
+        text = f"{self._choice.url.text}: its key was {_print(self._gateway_key)}, and now is {_print(one.gateway_key)}"
+        self._uplink.log.warning("gateway key changed", text=text)
+        self._health.raise_(
+            KEY_CHANGED, text, "a deployed v1 gateway changes it at every start; another must not"
+        )
+
+    def _learn_time(self, one: Closed) -> None:
+        """v1 refuses who signs with a time far off; a host whose clock was never set must not be locked out by that."""
+        if self._proven or one.code != "refused" or one.gateway_time_s is None:
+            return
+        offset_s = one.gateway_time_s - self._clock.wall_ns() // SECOND
+        if abs(offset_s) < CLOCK_S:
+            self._offset_s = 0
+            self._health.clear(CLOCK_DIFFERS)
+        elif abs(offset_s - self._offset_s) >= CLOCK_S:
+            self._offset_s = offset_s
+            self._health.raise_(
+                CLOCK_DIFFERS,
+                f"this host's clock is {-offset_s} s ahead of the gateway's; the gateway's is used towards it",
+                "set the clock of this host",
+            )
+
+
+def _print(key: bytes) -> str:
+    return hashlib.sha256(key).hexdigest()[:16]

@@ -1,0 +1,108 @@
+"""The demo's other host: a gateway on SQLite in a namespace of its own, and what an operator asks of it."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from aegis.errors import HostError
+from aegis.host import children
+from aegis.host.namespaces import NetworkNamespace
+
+LINK_PORT = 8080
+API_PORT = 8083
+START_SECONDS = 30.0
+WAIT = "5s"
+
+
+class Center:
+    """The gateway process and its Actions API, which listens on the namespace's loopback only."""
+
+    def __init__(self, directory: Path, namespace: NetworkNamespace, address: str) -> None:
+        self.directory = directory / "gateway"
+        self.log = directory / "gateway.log"
+        self.url = f"ws://{address}:{LINK_PORT}/ws/agent"
+        self._address = address
+        self._namespace = namespace
+        self._process: children.Child | None = None
+
+    @property
+    def pid(self) -> int | None:
+        return None if self._process is None else self._process.pid
+
+    def start(self) -> float:
+        """Start it; seconds until it is ready. Raises HostError with the end of its log."""
+        command = [
+            *(sys.executable, "-m", "aegis.cli.main", "gateway", "run", "--allow-v1"),
+            *("--listen", f"{self._address}:{LINK_PORT}"),
+            *("--actions-listen", f"127.0.0.1:{API_PORT}"),
+            *("--data-dir", str(self.directory)),
+        ]
+        started = time.monotonic()
+        with self.log.open("wb") as log:
+            self._process = children.execute(
+                command, namespace=self._namespace, stdout=log.fileno(), stderr=log.fileno()
+            )
+        while True:
+            try:
+                if self._call("GET", "/readyz", None, None)[0] == http.HTTPStatus.OK:
+                    return time.monotonic() - started
+            except OSError:
+                pass
+            if not self._process.running() or time.monotonic() - started > START_SECONDS:
+                raise HostError(f"the gateway did not come up; its log ends: {self.log.read_text()[-600:]}")
+            time.sleep(0.05)
+
+    def stop(self) -> int | None:
+        """SIGTERM and wait; the exit code. Twice is harmless."""
+        if self._process is None:
+            return None
+        process, self._process = self._process, None
+        with process:
+            process.signal(15)
+            return process.wait(10)
+
+    def ask(self, path: str) -> Any:
+        """What the Actions API answers to a GET, decoded. Raises HostError when it refuses."""
+        return self._answer("GET", path, None)
+
+    def ask_until(self, path: str, holds: Callable[[Any], bool], seconds: float = 10.0) -> Any:
+        """Ask until the answer is as wanted, or the time is over; the last answer."""
+        deadline = time.monotonic() + seconds
+        while True:
+            found = self.ask(path)
+            if holds(found) or time.monotonic() > deadline:
+                return found
+            time.sleep(0.05)
+
+    def order(self, uid: str, channel: str, message: dict[str, Any]) -> dict[str, Any]:
+        """Send an order and wait for its answer: `status`, and `answer` where there is one."""
+        body = {"channel": channel, "message": message}
+        found: dict[str, Any] = self._answer("POST", f"/agents/{uid}/send?wait={WAIT}", body)
+        return found
+
+    def _answer(self, method: str, path: str, body: object) -> Any:
+        token = (self.directory / "operator.token").read_text().strip()
+        status, text = self._call(method, path, body, token)
+        if status != http.HTTPStatus.OK:
+            raise HostError(f"the gateway answered {status} to {method} {path}: {text[:200]!r}")
+        return json.loads(text)
+
+    def _call(self, method: str, path: str, body: object, token: str | None) -> tuple[int, bytes]:
+        headers = {} if token is None else {"Authorization": f"Bearer {token}"}
+        if body is not None:
+            headers["Content-Type"] = "application/json"
+        connection = http.client.HTTPConnection("127.0.0.1", API_PORT, timeout=10)
+        try:
+            with self._namespace.entered():
+                connection.connect()
+            connection.request(method, path, None if body is None else json.dumps(body), headers)
+            answer = connection.getresponse()
+            return answer.status, answer.read()
+        finally:
+            connection.close()

@@ -1,0 +1,107 @@
+"""Who may begin a handshake now: token buckets, of all and of each address, and counts of sockets not authenticated.
+
+All instants are monotonic nanoseconds given by the caller.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Final
+
+from aegis.gateway.limits import Limits
+
+_MOST_ADDRESSES: Final = 20_000
+
+
+class Bucket:
+    """Holds `burst` tokens and gets `rate` a second."""
+
+    __slots__ = ("_at_ns", "_burst", "_rate", "_tokens")
+
+    def __init__(self, rate: float, burst: float, now_ns: int) -> None:
+        self._rate = rate
+        self._burst = burst
+        self._tokens = burst
+        self._at_ns = now_ns
+
+    def take(self, now_ns: int) -> float:
+        """0.0 and a token less; or the seconds until there is one."""
+        self._fill(now_ns)
+        if self._tokens >= 1:
+            self._tokens -= 1
+            return 0.0
+        return (1 - self._tokens) / self._rate
+
+    def is_full(self, now_ns: int) -> bool:
+        self._fill(now_ns)
+        return self._tokens >= self._burst
+
+    def _fill(self, now_ns: int) -> None:
+        self._tokens = min(self._burst, self._tokens + (now_ns - self._at_ns) * self._rate / 1e9)
+        self._at_ns = now_ns
+
+
+class Refusal:
+    """Why a handshake is not begun, and in how many seconds it may."""
+
+    __slots__ = ("reason", "retry_after_s")
+
+    def __init__(self, reason: str, retry_after_s: float) -> None:
+        self.reason = reason
+        self.retry_after_s = retry_after_s
+
+
+class Admission:
+    """Counts sockets from `arrived` to `settled` (authenticated or gone)."""
+
+    def __init__(self, limits: Limits, now_ns: int) -> None:
+        self._limits = limits
+        self._all = Bucket(limits.handshakes_s, limits.handshakes_burst, now_ns)
+        self._of_address: dict[str, Bucket] = {}
+        self._waiting: Counter[str] = Counter()
+        self.unauthenticated = 0
+
+    def arrived(self, address: str) -> bool:
+        """A socket was accepted; False: there are too many that did not authenticate, drop it at once."""
+        if (
+            self.unauthenticated >= self._limits.unauthenticated
+            or self._waiting[address] >= self._limits.unauthenticated_of_address
+        ):
+            return False
+        self.unauthenticated += 1
+        self._waiting[address] += 1
+        return True
+
+    def settled(self, address: str) -> None:
+        """The socket authenticated, or is gone before it did. Once a socket."""
+        self.unauthenticated -= 1
+        self._waiting[address] -= 1
+        if not self._waiting[address]:
+            del self._waiting[address]
+
+    def handshake(self, address: str, now_ns: int) -> Refusal | None:
+        """An upgrade is asked for; None: go on."""
+        wait = self._address(address, now_ns)
+        if wait:
+            return Refusal("handshakes_of_address", wait)
+        wait = self._all.take(now_ns)
+        return Refusal("handshakes", wait) if wait else None
+
+    def _address(self, address: str, now_ns: int) -> float:
+        rate = self._limits.handshakes_of_address_s
+        if not rate:
+            return 0.0
+        bucket = self._of_address.get(address)
+        if bucket is None:
+            if len(self._of_address) >= _MOST_ADDRESSES:
+                self._tidy(now_ns)
+            bucket = Bucket(rate, self._limits.handshakes_of_address_burst, now_ns)
+            self._of_address[address] = bucket
+        return bucket.take(now_ns)
+
+    def _tidy(self, now_ns: int) -> None:
+        """Forget addresses whose bucket is full again: a new one would be no different. Else the oldest half."""
+        kept = {address: each for address, each in self._of_address.items() if not each.is_full(now_ns)}
+        if len(kept) >= _MOST_ADDRESSES:
+            kept = dict(list(kept.items())[len(kept) // 2 :])
+        self._of_address = kept

@@ -1,0 +1,139 @@
+"""From a batch that was received to one that is stored and acknowledged.
+
+What came while the store was writing is the next transaction: an idle gateway commits at once, a busy one in bulk. An
+acknowledgement leaves after the commit, one for each stream and class of a transaction.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any, Final
+
+import msgspec
+
+from aegis.errors import AegisError
+from aegis.gateway.limits import Limits
+from aegis.gateway.metrics import Metrics
+from aegis.gateway.store import items
+from aegis.gateway.store.base import Batch, Store
+from aegis.model.block import BlockClass
+from aegis.protocol import gateway_happenings
+from aegis.runtime.clock import SystemClock
+from aegis.runtime.log import logger
+
+_MOST_A_TRANSACTION: Final = 512  # batches
+
+
+class Waiting(msgspec.Struct, frozen=True, gc=False):
+    """A batch, and the session that is told; its `size` counts against the session until it is stored."""
+
+    session: Any
+    batch: Batch
+    size: int
+
+
+class Ingest:
+    """All batches of all agents."""
+
+    def __init__(self, store: Store, clock: SystemClock, limits: Limits, metrics: Metrics) -> None:
+        self._store = store
+        self._clock = clock
+        self._limits = limits
+        self._metrics = metrics
+        self._waiting: list[Waiting] = []
+        self._bytes = 0
+        self._writing: asyncio.Task[None] | None = None
+        self._log = logger(part="ingest")
+        self.failing = False  # the last write failed
+
+    def too_much(self, held_bytes: int) -> bool:
+        """Whether an agent of which so much waits for the store is to send no more for now."""
+        if self._bytes > self._limits.bytes_at_once_in_all:
+            return held_bytes > 0
+        return held_bytes > self._limits.bytes_at_once
+
+    def offer(self, session: Any, uid: str, what: gateway_happenings.Batch) -> int:
+        """Check a batch and put it with those that are stored next; its size. Raises EnvelopeInvalid."""
+        received_ns = self._clock.wall_ns()
+        batch = items.batch(
+            uid=uid,
+            cls=what.cls.value,
+            stream=what.stream,
+            first=what.first,
+            boot_id=what.boot_id.hex(),
+            items=what.items,
+            received_ns=received_ns,
+            losses=what.losses,
+        )
+        size = len(batch.items)
+        self._waiting.append(Waiting(session, batch, size))
+        self._bytes += size
+        self._metrics.received(what.cls, batch.count, size)
+        if self._writing is None:
+            self._writing = asyncio.get_running_loop().create_task(self._write())
+        return size
+
+    async def probe(self) -> None:
+        """After a write that failed: see whether the store takes one again. No agent is let in meanwhile."""
+        if not self.failing:
+            return
+        try:
+            await self._store.probe()
+        except AegisError:
+            return
+        self._recovered()
+
+    async def settle(self) -> None:
+        """Wait until nothing waits any more."""
+        while self._writing is not None:
+            await asyncio.wait([self._writing])
+
+    async def _write(self) -> None:
+        try:
+            while self._waiting:
+                now, self._waiting = (
+                    self._waiting[:_MOST_A_TRANSACTION],
+                    self._waiting[_MOST_A_TRANSACTION:],
+                )
+                await self._store_some(now)
+        finally:
+            self._writing = None
+
+    async def _store_some(self, some: list[Waiting]) -> None:
+        try:
+            stands = await self._store.append([each.batch for each in some])
+        except AegisError as error:
+            self._failed(some, error)
+            return
+        self._recovered()
+        acknowledged: dict[tuple[int, int, str], tuple[Any, int]] = {}
+        for each, next_ in zip(some, stands, strict=True):
+            self._release(each)
+            batch = each.batch
+            duplicate = next_ != batch.first + batch.count
+            self._metrics.stored(batch.cls, batch.count, duplicate=duplicate)
+            key = (id(each.session), batch.stream, batch.cls)
+            before = acknowledged.get(key)
+            acknowledged[key] = (each.session, next_ if before is None else max(before[1], next_))
+        for (_, stream, cls), (session, next_) in acknowledged.items():
+            session.acknowledge(stream, BlockClass(cls), next_)
+
+    def _failed(self, some: list[Waiting], error: AegisError) -> None:
+        """Nothing was kept, so nothing is acknowledged; each agent sends it again when it is back."""
+        if not self.failing:
+            self._log.error("the store takes no writes", error=str(error), hint=error.hint)
+        self.failing = True
+        self._metrics.count("store_failed")
+        for each in some:
+            self._release(each)
+        for session in {id(each.session): each.session for each in some}.values():
+            session.not_stored()
+
+    def _recovered(self) -> None:
+        if self.failing:
+            self.failing = False
+            self._log.info("the store takes writes again")
+
+    def _release(self, each: Waiting) -> None:
+        self._bytes -= each.size
+        each.session.stored(each.size)

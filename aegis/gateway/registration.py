@@ -1,0 +1,100 @@
+"""One agent, one record: a key that proved itself gets its row, however often and in how many places at once it asks."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+import msgspec
+
+from aegis.gateway.agents import Agent, AgentTable
+from aegis.gateway.store.base import AgentRow, Store
+from aegis.protocol import v1
+from aegis.protocol.crypto import uid_of
+from aegis.protocol.payloads import RegistrationInit
+from aegis.runtime.clock import SystemClock
+
+
+class Enrolment:
+    """Changes rows of agents: in the store first, then in memory; one change of an agent at a time."""
+
+    def __init__(self, store: Store, agents: AgentTable, clock: SystemClock) -> None:
+        self._store = store
+        self._agents = agents
+        self._clock = clock
+        self._locks: dict[str, _Turn] = {}
+
+    async def enrol(self, key: bytes, host_id: str, init: RegistrationInit, agent_id: str) -> Agent:
+        """The agent of a proven key, its row committed. Raises StorageError."""
+        uid = uid_of(key)
+
+        def change(old: AgentRow | None) -> AgentRow:
+            now_ns = self._clock.wall_ns()
+            return AgentRow(
+                uid=uid,
+                key=key,
+                agent_id=agent_id or (old.agent_id if old else host_id),
+                host_id=host_id,
+                org_id=init.org_id or v1.DEFAULT_ORG,
+                version=init.agent_version or v1.DEFAULT_VERSION,
+                machine_id_hash=init.machine_id_hash,
+                capabilities=_text(init.capabilities),
+                platform=_text(init.platform),
+                network=_text(init.network),
+                labels=old.labels if old else (),
+                note=old.note if old else "",
+                created_ns=old.created_ns if old else now_ns,
+                last_seen_ns=old.last_seen_ns if old else now_ns,
+                floor=old.floor if old else 1,
+            )
+
+        return await self._change(uid, change)
+
+    async def label(self, uid: str, add: tuple[str, ...], remove: tuple[str, ...]) -> Agent:
+        """Raises AgentUnknown, StorageError."""
+        self._agents.of_uid(uid)
+
+        def change(old: AgentRow | None) -> AgentRow:
+            assert old is not None
+            labels = (set(old.labels) | set(add)) - set(remove)
+            return msgspec.structs.replace(old, labels=tuple(sorted(labels)))
+
+        return await self._change(uid, change)
+
+    async def note(self, uid: str, note: str) -> Agent:
+        """Raises AgentUnknown, StorageError."""
+        self._agents.of_uid(uid)
+
+        def change(old: AgentRow | None) -> AgentRow:
+            assert old is not None
+            return msgspec.structs.replace(old, note=note)
+
+        return await self._change(uid, change)
+
+    async def _change(self, uid: str, change: Callable[[AgentRow | None], AgentRow]) -> Agent:
+        turn = self._locks.setdefault(uid, _Turn())
+        turn.waiting += 1
+        try:
+            async with turn.lock:
+                old = self._agents.get(uid)
+                row = change(None if old is None else old.row)
+                if old is not None and row == old.row:
+                    return old
+                await self._store.save_agent(row)
+                return self._agents.put(row)
+        finally:
+            turn.waiting -= 1
+            if not turn.waiting:
+                del self._locks[uid]
+
+
+class _Turn:
+    __slots__ = ("lock", "waiting")
+
+    def __init__(self) -> None:
+        self.lock = asyncio.Lock()
+        self.waiting = 0
+
+
+def _text(value: object) -> str:
+    return msgspec.json.encode({} if value is None else value).decode()

@@ -1,0 +1,1 @@
+"""What the gateway keeps: one contract (`base`), one engine so far (`sqlite`)."""

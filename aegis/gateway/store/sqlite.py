@@ -1,0 +1,325 @@
+"""The store on SQLite: one file, one writer, readers beside it (WAL).
+
+The writer takes everything that was asked for while it was busy into one transaction (`offload.Gatherer`): alone, a
+write is committed at once; under load one fsync counts for all. A commit returns after the fsync (synchronous = FULL).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sqlite3
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Final, TypeVar
+
+import sqlalchemy as sa
+from sqlalchemy.pool import NullPool
+
+from aegis.errors import AegisError, StorageError
+from aegis.gateway.store import reading, rows
+from aegis.gateway.store.appending import Appender, read_totals
+from aegis.gateway.store.base import (
+    AgentRow,
+    Batch,
+    Cursor,
+    Keep,
+    MessageChange,
+    MessageRow,
+    Page,
+    Query,
+    Totals,
+)
+from aegis.gateway.store.items import checked
+from aegis.gateway.store.schema import bring_up_to_date
+from aegis.runtime.offload import Gatherer
+
+R = TypeVar("R")
+FILE: Final = "gateway.db"
+PAGE_BYTES: Final = 8192  # most rows are batches of some ten KiB
+CHECKPOINT_PAGES: Final = (16 << 20) // PAGE_BYTES
+BUSY_MS: Final = 5000
+_CLOSE_S: Final = 3.0
+
+
+class SqliteStore:
+    """Fulfils `store.base.Store`."""
+
+    def __init__(self, directory: str) -> None:
+        self._path = os.path.join(directory, FILE)
+        self._writer = _Worker(self._path, "store-writer", writes=True)
+        self._reader = _Worker(self._path, "store-reader", writes=False)
+        self._light = _Worker(self._path, "store-light", writes=False)  # never behind a long query
+        self._appender = Appender(self._writer.dialect)
+        self._rows = rows.RowStatements(self._writer.dialect)
+        self._writer.rolled_back = self._appender.forget
+        self._open = False
+
+    async def open(self) -> None:
+        self._make_private()
+        self._open = True
+        await self._writer.alone(bring_up_to_date)
+
+    def _make_private(self) -> None:
+        """The file is made by us, so that its mode is ours from the beginning; SQLite gives its other files the same."""
+        try:
+            os.close(os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600))
+        except OSError as error:
+            raise StorageError(f"{self._path}: {error.strerror}") from error
+
+    async def close(self) -> None:
+        if self._open:
+            self._open = False
+            for worker in (self._reader, self._light, self._writer):  # the last to close tidies the WAL
+                await worker.close()
+
+    async def probe(self) -> None:
+        await self._writer.run(self._appender.probe)
+
+    async def agents(self) -> list[AgentRow]:
+        return await self._light.run(rows.all_agents)
+
+    async def save_agent(self, row: AgentRow) -> None:
+        await self._writer.run(lambda connection: self._rows.save_agent(connection, row))
+
+    async def save_seen(self, seen: Iterable[tuple[str, int]]) -> None:
+        given = list(seen)
+        await self._writer.run(lambda connection: self._rows.save_seen(connection, given))
+
+    async def append(self, batches: Sequence[Batch]) -> list[int]:
+        return await self._writer.run(lambda connection: self._appender.append(connection, batches))
+
+    async def cursors(self, uid: str) -> list[Cursor]:
+        return await self._light.run(lambda connection: rows.agent_cursors(connection, uid))
+
+    async def items(self, query: Query) -> Page:
+        normal = checked(query)
+        return await self._reader.run(lambda connection: reading.page(connection, normal))
+
+    async def place(self) -> str:
+        return await self._light.run(reading.now)
+
+    async def totals(self) -> dict[str, Totals]:
+        return await self._light.run(read_totals)
+
+    async def prune(self, now_ns: int, keep: dict[str, Keep], *, most_batches: int) -> int:
+        return await self._writer.run(
+            lambda connection: self._appender.prune(connection, now_ns, keep, most_batches)
+        )
+
+    async def add_messages(self, rows: Sequence[MessageRow]) -> None:
+        await self._writer.run(lambda connection: self._rows.add_messages(connection, rows))
+
+    async def change_messages(self, changes: Sequence[MessageChange]) -> None:
+        await self._writer.run(lambda connection: self._rows.change_messages(connection, changes))
+
+    async def message(self, message_id: str) -> MessageRow | None:
+        return await self._light.run(lambda connection: rows.one_message(connection, message_id))
+
+    async def waiting(self) -> list[MessageRow]:
+        return await self._light.run(rows.waiting_messages)
+
+    async def prune_messages(self, before_ns: int, *, most: int) -> int:
+        return await self._writer.run(lambda connection: rows.prune_messages(connection, before_ns, most))
+
+    async def save_nonces(self, nonces: Iterable[tuple[bytes, int]], now_s: int) -> None:
+        given = list(nonces)
+        await self._writer.run(lambda connection: rows.save_nonces(connection, given, now_s))
+
+    async def nonces(self) -> list[tuple[bytes, int]]:
+        return await self._light.run(rows.all_nonces)
+
+
+class _Job:
+    """A call, and the future on the loop that its result goes to. No call: the connection is closed."""
+
+    __slots__ = ("alone", "call", "error", "future", "result")
+
+    def __init__(
+        self, call: Callable[[sa.Connection], Any] | None, future: asyncio.Future[Any], *, alone: bool
+    ) -> None:
+        self.call = call
+        self.future = future
+        self.alone = alone
+        self.result: Any = None
+        self.error: BaseException | None = None
+
+
+class _Worker:
+    """A thread with a connection of its own; jobs that wait together share a transaction."""
+
+    def __init__(self, path: str, name: str, *, writes: bool) -> None:
+        self._path = path
+        self._name = name
+        self._writes = writes
+        self._engine = sa.create_engine("sqlite://", creator=self._connect, poolclass=NullPool)
+        sa.event.listen(self._engine, "begin", self._begin)
+        self.dialect = self._engine.dialect
+        self.rolled_back: Callable[[], None] = _nothing
+        self._connection: sa.Connection | None = None
+        self._thread: Gatherer[_Job] | None = None
+        self._closed = False
+
+    async def run(self, call: Callable[[sa.Connection], R]) -> R:
+        """The result of `call`, once it is committed. Raises StorageError, or what the call raised of ours."""
+        return await self._put(call, alone=False)
+
+    async def alone(self, call: Callable[[sa.Connection], R]) -> R:
+        """The same outside any transaction: the call makes its own."""
+        return await self._put(call, alone=True)
+
+    async def _put(self, call: Callable[[sa.Connection], R], *, alone: bool) -> R:
+        if self._closed:
+            raise StorageError("the store is closed")
+        if self._thread is None:
+            self._thread = Gatherer(self._work, self._name)
+        future: asyncio.Future[R] = asyncio.get_running_loop().create_future()
+        self._thread.put(_Job(call, future, alone=alone))
+        return await future
+
+    async def close(self) -> None:
+        """What was put is done first; a thread that hangs in the kernel is left behind after some seconds."""
+        self._closed = True
+        if self._thread is None:
+            return
+        thread, self._thread = self._thread, None
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        thread.put(_Job(None, future, alone=True))
+        thread.close()
+        try:
+            await asyncio.wait_for(future, _CLOSE_S)
+        except TimeoutError:
+            return
+        thread.join(_CLOSE_S)
+
+    # On the thread
+
+    def _connect(self) -> sqlite3.Connection:
+        mode = "rw" if self._writes else "ro"
+        quoted = self._path.replace("%", "%25").replace("?", "%3f").replace("#", "%23")
+        made = sqlite3.connect(
+            f"file:{quoted}?mode={mode}",
+            uri=True,
+            isolation_level=None,
+            timeout=BUSY_MS / 1000,
+            check_same_thread=False,
+            cached_statements=64,
+        )
+        for pragma in _WRITER_PRAGMAS if self._writes else _READER_PRAGMAS:
+            made.execute(f"PRAGMA {pragma}")
+        return made
+
+    def _begin(self, connection: sa.Connection) -> None:
+        connection.exec_driver_sql("BEGIN IMMEDIATE" if self._writes else "BEGIN")
+
+    def _disconnect(self) -> None:
+        self._drop()
+        self._engine.dispose()
+
+    def _work(self, jobs: list[_Job]) -> None:
+        done = [job for job in jobs if not job.future.cancelled()]
+        together = [job for job in done if not job.alone]
+        if together:
+            self._commit(together)
+        for job in done:
+            if job.alone:
+                self._one(job)
+        if done:
+            try:
+                done[0].future.get_loop().call_soon_threadsafe(_settle, done)
+            except RuntimeError:  # the loop is closed: nobody waits any more
+                return
+
+    def _commit(self, jobs: list[_Job]) -> None:
+        """All in one transaction; where it cannot be, each in its own, so that one does not fail for another."""
+        error = self._attempt(jobs)
+        if error is None:
+            return
+        if len(jobs) == 1:
+            jobs[0].error = error
+            return
+        for job in jobs:
+            job.error = self._attempt([job])
+
+    def _attempt(self, jobs: list[_Job]) -> BaseException | None:
+        try:
+            if self._connection is None:
+                self._connection = self._engine.connect()
+            with self._connection.begin():
+                for job in jobs:
+                    assert job.call is not None
+                    job.result = job.call(self._connection)
+        except AegisError as error:
+            self.rolled_back()
+            return error
+        except (sa.exc.SQLAlchemyError, sqlite3.Error, OSError, OverflowError) as error:
+            self._drop()
+            return _translated(error)
+        except BaseException as error:  # noqa: BLE001  it is raised where it is waited for
+            self._drop()
+            return error
+        return None
+
+    def _one(self, job: _Job) -> None:
+        if job.call is None:
+            self._disconnect()
+            return
+        try:
+            if self._connection is None:
+                self._connection = self._engine.connect()
+            job.result = job.call(self._connection)
+        except (sa.exc.SQLAlchemyError, sqlite3.Error, OSError) as error:
+            self._drop()
+            job.error = _translated(error)
+        except BaseException as error:  # noqa: BLE001  as above
+            self._drop()
+            job.error = error
+
+    def _drop(self) -> None:
+        """After an error of the driver the next job begins with a fresh connection."""
+        self.rolled_back()
+        if self._connection is not None:
+            connection, self._connection = self._connection, None
+            try:
+                connection.close()
+            except (sa.exc.SQLAlchemyError, sqlite3.Error):
+                return
+
+
+_WRITER_PRAGMAS: Final = (
+    f"page_size = {PAGE_BYTES}",  # of a new file
+    "journal_mode = WAL",
+    "synchronous = FULL",
+    f"wal_autocheckpoint = {CHECKPOINT_PAGES}",
+    f"journal_size_limit = {32 << 20}",
+    "foreign_keys = ON",
+    "cache_size = -8192",
+    "temp_store = MEMORY",
+)
+_READER_PRAGMAS: Final = ("query_only = ON", "cache_size = -4096", "temp_store = MEMORY")
+
+
+def _settle(jobs: list[_Job]) -> None:
+    for job in jobs:
+        if job.future.cancelled():
+            continue
+        if job.error is not None:
+            job.future.set_exception(job.error)
+        else:
+            job.future.set_result(job.result)
+
+
+def _translated(error: BaseException) -> StorageError:
+    cause = getattr(error, "orig", None) or error
+    hint = None
+    code = getattr(cause, "sqlite_errorname", "")
+    if code.startswith("SQLITE_FULL"):
+        hint = "the disk of the data directory is full"
+    elif code.startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB")):
+        hint = "move the database aside, or restore it from a backup"
+    made = StorageError(f"the gateway's database: {cause}", hint=hint)
+    made.__cause__ = error
+    return made
+
+
+def _nothing() -> None:
+    return

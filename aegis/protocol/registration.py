@@ -1,0 +1,145 @@
+"""Registrations that have begun, at the gateway: each bound to its key, host and holder, completed once, for a minute.
+
+Shared by the socket and by HTTP; a `holder` is the id of a connection, or what HTTP has instead.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections import OrderedDict
+from collections.abc import Callable
+from datetime import UTC, datetime
+
+import msgspec
+
+from aegis.errors import EnvelopeInvalid, RegistrationRefused
+from aegis.protocol import base64text, canonical, v1
+from aegis.protocol.crypto import KEY_BYTES, SIGNATURE_BYTES, is_sound, uid_of, verifies
+from aegis.protocol.payloads import RegistrationCompletion, RegistrationInit, RegistrationOffer
+
+NONCE_BYTES = 32
+# Texts and statuses as the deployed Actions API has them.
+BAD_KEY = (400, "bad pubkey")
+UNKNOWN = (404, "unknown registration")
+BAD_SIGNATURE = (400, "bad signature")
+WRONG_SIGNATURE = (401, "signature verify failed")
+BAD_HOST = (400, "bad host_id")
+
+
+class Proven(msgspec.Struct, frozen=True, kw_only=True):
+    """A registration whose signature held. `host_id` is the signed one."""
+
+    key: bytes
+    uid: str
+    host_id: str
+    init: RegistrationInit
+
+
+class _Pending(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    key: bytes
+    holder: str
+    init: RegistrationInit
+    nonce: bytes
+    server_time: str
+    until_ns: int
+
+
+class Registrations:
+    """At most `capacity` begun ones, one for each holder and key; the oldest goes first."""
+
+    def __init__(
+        self, *, entropy: Callable[[int], bytes], capacity: int = 4096, life_s: float = v1.PENDING_S
+    ) -> None:
+        self._entropy = entropy
+        self._capacity = capacity
+        self._life_ns = int(life_s * 1e9)
+        self._pending: OrderedDict[str, _Pending] = OrderedDict()
+        self._of: dict[tuple[str, bytes], str] = {}
+
+    def __len__(self) -> int:
+        return len(self._pending)
+
+    def begin(
+        self,
+        init: RegistrationInit,
+        *,
+        holder: str,
+        now_ns: int,
+        wall_s: int,
+        default_host: str = v1.UNKNOWN_HOST,
+    ) -> RegistrationOffer:
+        """Offer a nonce to sign. Raises RegistrationRefused: the key of `init` is none."""
+        key = key_of(init)
+        init = msgspec.structs.replace(
+            init,
+            host_id=init.host_id or default_host,
+            org_id=init.org_id or v1.DEFAULT_ORG,
+            agent_version=init.agent_version or v1.DEFAULT_VERSION,
+        )
+        if not init.host_id.isprintable():
+            raise refused(BAD_HOST)
+        self._expire(now_ns)
+        self._drop(self._of.get((holder, key)))
+        if len(self._pending) >= self._capacity:
+            self._drop(next(iter(self._pending)))
+        identity = str(uuid.UUID(bytes=self._entropy(16), version=4))
+        pending = _Pending(
+            key=key,
+            holder=holder,
+            init=init,
+            nonce=self._entropy(NONCE_BYTES),
+            server_time=datetime.fromtimestamp(wall_s, UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+            until_ns=now_ns + self._life_ns,
+        )
+        self._pending[identity] = pending
+        self._of[holder, key] = identity
+        return RegistrationOffer(identity, base64text.encode(pending.nonce), pending.server_time)
+
+    def complete(self, completion: RegistrationCompletion, *, holder: str, now_ns: int) -> Proven:
+        """Check the signature, and forget the registration. Raises RegistrationRefused; one that failed stays."""
+        self._expire(now_ns)
+        pending = self._pending.get(completion.registration_id)
+        if pending is None or pending.holder != holder or pending.init.host_id != completion.host_id:
+            raise refused(UNKNOWN)
+        try:
+            signature = base64text.decode(completion.signature, "signature", SIGNATURE_BYTES)
+        except EnvelopeInvalid:
+            raise refused(BAD_SIGNATURE) from None
+        signed = canonical.registration(pending.nonce, pending.server_time, completion.host_id)
+        if not verifies(pending.key, signature, signed):
+            raise refused(WRONG_SIGNATURE)
+        self._drop(completion.registration_id)
+        return Proven(key=pending.key, uid=uid_of(pending.key), host_id=completion.host_id, init=pending.init)
+
+    def forget(self, holder: str) -> None:
+        """Drop what a holder that is gone has begun."""
+        for identity in [each for each, pending in self._pending.items() if pending.holder == holder]:
+            self._drop(identity)
+
+    def _expire(self, now_ns: int) -> None:
+        while self._pending:
+            identity, pending = next(iter(self._pending.items()))
+            if now_ns < pending.until_ns:
+                return
+            self._drop(identity)
+
+    def _drop(self, identity: str | None) -> None:
+        pending = None if identity is None else self._pending.pop(identity, None)
+        if pending is not None:
+            self._of.pop((pending.holder, pending.key), None)
+
+
+def key_of(init: RegistrationInit) -> bytes:
+    """The raw key of a registration. Raises RegistrationRefused."""
+    try:
+        key = base64text.decode(init.key_text, "agent_pubkey", KEY_BYTES)
+    except EnvelopeInvalid:
+        raise refused(BAD_KEY) from None
+    if not is_sound(key):
+        raise refused(BAD_KEY)
+    return key
+
+
+def refused(why: tuple[int, str]) -> RegistrationRefused:
+    status, text = why
+    return RegistrationRefused(text, status=status)

@@ -1,0 +1,58 @@
+"""Any text inside a seal, and any frame, at an agent whose session is up: orders, acknowledgements or refusals."""
+
+from __future__ import annotations
+
+import base64
+import functools
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+
+@functools.cache
+def session() -> Any:
+    from tests.support.stages import up
+
+    return up()
+
+
+def one(data: bytes) -> None:
+    from aegis.errors import EnvelopeInvalid
+    from aegis.protocol import payloads
+    from aegis.protocol.agent import Phase
+    from aegis.protocol.agent_happenings import Acknowledged, Order, Refused
+    from aegis.protocol.crypto import seal, shared_key
+    from tests.support.stages import GATEWAY, WALL
+
+    for read in (payloads.read_push, payloads.read_ack):
+        try:
+            read(data)
+        except EnvelopeInvalid as error:
+            said = str(error)
+            assert said
+    agent = session()
+    key = shared_key(agent.public_key, GATEWAY.key)
+    for text in (data, base64.b64encode(data)):
+        payload = base64.b64encode(seal(key, GATEWAY.NONCE, text)).decode()
+        for name in ("modules", "policies", "ack", "threats"):
+            frame = GATEWAY.frame(f"backend.{name}", payload, nonce=base64.b64encode(GATEWAY.NONCE).decode())
+            (happened,) = agent.receive(frame, 0, WALL)
+            assert isinstance(happened, Order | Acknowledged | Refused)
+    said = {
+        "channel": "backend.modules",
+        "payload": data.decode("latin-1"),
+        "nonce": data[:32].decode("latin-1"),
+    }
+    (happened,) = agent.receive(json.dumps(said), 0, WALL)
+    assert isinstance(happened, Refused)
+    assert agent.phase is Phase.UP
+    assert agent.outgoing() == []
+
+
+if __name__ == "__main__":
+    from tests.fuzz.entry import main
+
+    main("push")

@@ -1,0 +1,127 @@
+"""One connection: ends that are told apart, pings, and blocks that cannot be sent as they are."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from websockets.exceptions import ConnectionClosedError
+from websockets.frames import Close
+
+from aegis.agent.link import drive
+from aegis.agent.link.drive import hint_of, lost
+from aegis.model.block import Block, BlockClass
+from aegis.model.event import LossEvent
+from aegis.model.link import LinkState
+from aegis.model.records import encode
+from tests.support.linked import Linked, comes
+from tests.support.small_gateway import SmallGateway, serving
+
+LOSS = encode(LossEvent(time_ns=5, stage="ring", kind="exec", reason="ring_full", count=1), 0)
+
+
+def block(first: int, records: bytes, count: int, **more: Any) -> Block:
+    return Block(
+        cls=BlockClass.EVENT, stream=1, first=first, count=count, boot_id=bytes(16), base_ns=0, records=records, **more
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("code", "reason", "seconds"),
+    [
+        (1013, "retry in 12 s", 12.0),
+        (1012, "restarts; back in 1.5s", 1.5),
+        (1001, "lame duck 7 s", 7.0),
+        (1013, "no room", None),
+        (1013, "12 seconds", None),
+        (1013, "error 5xs", None),
+        (1000, "retry in 12 s", None),
+        (1008, "retry in 12 s", None),
+        (1013, "999999999999 s", None),
+        (1013, "", None),
+    ],
+)
+def test_a_gateways_hint_is_read_from_its_reason(code: int, reason: str, seconds: float | None) -> None:
+    assert hint_of(code, reason) == seconds
+    closed = ConnectionClosedError(Close(code, reason), None)
+    assert lost(closed).retry_s == seconds
+    assert str(lost(closed)) == f"closed by the gateway: {code} {reason}".strip()
+
+
+def test_an_end_without_a_close_frame_has_its_cause() -> None:
+    closed = ConnectionClosedError(None, None)
+    assert str(lost(closed)) == "the connection broke: no close frame came"
+    closed.__cause__ = ConnectionResetError(104, "Connection reset by peer")
+    assert str(lost(closed)) == "the connection broke: Connection reset by peer"
+
+
+async def test_a_peer_that_answers_no_ping_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(drive, "PONG_S", 0.2)
+    gateway = SmallGateway()
+    async with serving(gateway) as url:
+        linked = Linked(url, tmp_path, heartbeat_interval_s=0.05)
+        async with linked.kept():
+            await comes(lambda: linked.uplink.connected)
+            await comes(lambda: len(gateway.heartbeats) > 10)  # pongs came all the while
+            assert gateway.opened == 1
+            gateway.links[0].connection.transport.pause_reading()
+            await comes(lambda: linked.pauses)
+            assert "answered no ping" in linked.uplink.status().reason or gateway.opened > 1
+            await comes(lambda: gateway.opened >= 2)
+
+
+async def test_a_block_of_losses_alone_goes_out(tmp_path: Path) -> None:
+    gateway = SmallGateway()
+    async with serving(gateway) as url:
+        linked = Linked(url, tmp_path)
+        linked.shelf.put(block(7, b"", 0, losses=(("outbox", "event", "evicted", 7),)))
+        async with linked.kept():
+            await comes(lambda: linked.shelf.acknowledgements)
+    (batch,) = gateway.batches
+    assert (batch.first, len(batch.items), batch.losses) == (7, 0, (("outbox", "event", "evicted", 7),))
+    assert linked.shelf.acknowledgements == [(1, BlockClass.EVENT, 7)]
+
+
+async def test_losses_are_told_once_where_a_block_becomes_many_batches(tmp_path: Path) -> None:
+    gateway = SmallGateway()
+    async with serving(gateway) as url:
+        linked = Linked(url, tmp_path)
+        linked.shelf.put(block(0, LOSS * 600, 600, losses=(("queue", "event", "queue_full", 1),)))
+        async with linked.kept():
+            await comes(lambda: (1, BlockClass.EVENT, 600) in linked.shelf.acknowledgements)
+    assert len(gateway.batches) > 1
+    assert [len(batch.losses) for batch in gateway.batches] == [1] + [0] * (len(gateway.batches) - 1)
+
+
+async def test_a_block_that_cannot_be_read_is_told_as_a_loss_and_holds_nobody_up(tmp_path: Path) -> None:
+    gateway = SmallGateway()
+    async with serving(gateway) as url:
+        linked = Linked(url, tmp_path)
+        linked.shelf.put(block(0, b"\xff" * 20, 3))
+        linked.shelf.put(block(3, LOSS, 1))
+        async with linked.kept():
+            await comes(lambda: (1, BlockClass.EVENT, 4) in linked.shelf.acknowledgements)
+    assert [(batch.first, len(batch.items), batch.losses) for batch in gateway.batches] == [
+        (0, 0, (("link", "event", "unreadable", 3),)),
+        (3, 1, ()),
+    ]
+
+
+async def test_a_session_that_is_over_is_followed_by_another_at_once(tmp_path: Path) -> None:
+    gateway = SmallGateway()
+    async with serving(gateway) as url:
+        linked = Linked(url, tmp_path)
+        async with linked.kept():
+            await comes(lambda: linked.uplink.connected)
+            for count in (1, 2):  # the first is answered by a registration on the same connection
+                await comes(lambda: len(gateway.registrations) == count)  # noqa: B023
+                await gateway.links[0].connection.send(
+                    '{"id":"x","type":"response","channel":"error","payload":'
+                    '"{\\"message\\":\\"agent not registered\\"}","timestamp":1,"nonce":"","signature":"","headers":{}}'
+                )
+            await comes(lambda: gateway.opened == 2)
+            await comes(lambda: linked.uplink.connected)
+            assert linked.codes() == set()
+            assert linked.pauses == [0.0]
+            assert linked.uplink.status().state is LinkState.CONNECTED

@@ -1,0 +1,262 @@
+"""The link kept against a gateway on the loopback: states, identity, conditions, pauses."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from aegis.agent import identity
+from aegis.agent.link import keeper
+from aegis.agent.link.unsaid import Change, Reply
+from aegis.model.block import Block, BlockClass
+from aegis.model.event import LossEvent
+from aegis.model.link import LinkState
+from aegis.model.records import encode
+from tests.support.linked import Linked, comes
+from tests.support.small_gateway import SmallGateway, serving
+
+EVENT = BlockClass.EVENT
+
+
+def block(first: int, count: int, *, cls: BlockClass = EVENT, stream: int = 1) -> Block:
+    loss = encode(LossEvent(time_ns=5, stage="ring", kind="exec", reason="ring_full", count=1), 0)
+    return Block(
+        cls=cls, stream=stream, first=first, count=count, boot_id=bytes(16), base_ns=0, records=loss * count
+    )
+
+
+async def test_an_agent_registers_once_and_comes_back_as_the_same(tmp_path: Path) -> None:
+    gateway = SmallGateway()
+    async with serving(gateway) as url:
+        first = Linked(url, tmp_path)
+        assert first.uplink.status().state is LinkState.DISCONNECTED
+        async with first.kept():
+            await comes(lambda: first.uplink.connected)
+            status = first.uplink.status()
+            assert (status.protocol, status.insecure_v1, status.url) == ("v1", True, f"{url}/ws/agent")
+            assert isinstance(status.authenticated_ns, int)
+            uid = status.uid
+            await comes(lambda: gateway.heartbeats)
+        assert first.uplink.status().state is LinkState.DISCONNECTED
+        await comes(lambda: gateway.closes)
+        assert gateway.closes == ["1000 websocket_communication was stopped"]
+        second = Linked(url, tmp_path)
+        async with second.kept():
+            await comes(lambda: second.uplink.connected)
+            assert second.uplink.status().uid == uid
+        assert [one.uid for one in gateway.registrations] == [uid]
+        assert [headers["X-Agent-ID"] for headers in gateway.headers] == [uid, uid]
+        assert all(one.uid == uid for one in gateway.heartbeats)  # none came before the registration
+        assert first.pauses == []
+
+
+async def test_a_gateway_that_forgets_is_told_again(tmp_path: Path) -> None:
+    gateway = SmallGateway(ours=False)
+    async with serving(gateway) as url:
+        for count in (1, 2):
+            linked = Linked(url, tmp_path)
+            async with linked.kept():
+                await comes(lambda: linked.uplink.connected)  # noqa: B023
+            assert len(gateway.registrations) == count
+    assert len({one.key for one in gateway.registrations}) == 1
+
+
+async def test_the_uid_is_on_disk_before_success_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[LinkState] = []
+    gateway = SmallGateway()
+    async with serving(gateway) as url:
+        linked = Linked(url, tmp_path)
+        remember = identity.Identity.remember
+
+        def noted(one: identity.Identity, registration: identity.Registration) -> None:
+            said.append(linked.uplink.status().state)
+            remember(one, registration)
+
+        monkeypatch.setattr(identity.Identity, "remember", noted)
+        async with linked.kept():
+            await comes(lambda: linked.uplink.connected)
+    assert said == [LinkState.REGISTERING]
+
+
+async def test_a_key_that_cannot_be_trusted_says_nothing_to_anybody(tmp_path: Path) -> None:
+    (tmp_path / "agent.key").symlink_to(tmp_path / "elsewhere")
+    gateway = SmallGateway()
+    async with serving(gateway) as url:
+        linked = Linked(url, tmp_path)
+        async with linked.kept():
+            await comes(lambda: "identity_unusable" in linked.codes())
+            assert linked.uplink.status().state is LinkState.REFUSED
+            assert str(tmp_path / "agent.key") in linked.uplink.status().reason
+            (tmp_path / "agent.key").unlink()
+            await comes(lambda: linked.uplink.connected)
+            assert linked.codes() == set()
+    assert gateway.opened == 1
+
+
+async def test_nobody_there_is_backed_off_from_and_found_when_it_comes(tmp_path: Path) -> None:
+    gateway = SmallGateway()
+    async with serving(gateway) as url:
+        pass
+    linked = Linked(url, tmp_path)
+    async with linked.kept():
+        await comes(lambda: len(linked.pauses) >= 4)
+        assert linked.uplink.status().state in {LinkState.BACKOFF, LinkState.CONNECTING}
+        assert linked.codes() == {"gateway_unreachable"}
+        assert all(pause <= 60 for pause in linked.pauses)
+        assert linked.pauses[0] <= 5
+        port = int(url.rpartition(":")[2])
+        async with serving(gateway, port):
+            await comes(lambda: linked.uplink.connected)
+            assert linked.codes() == set()
+
+
+async def test_a_gateway_that_refuses_is_named_and_asked_again(tmp_path: Path) -> None:
+    gateway = SmallGateway()
+    gateway.refuses = "not on my list"
+    async with serving(gateway) as url:
+        linked = Linked(url, tmp_path)
+        async with linked.kept():
+            await comes(lambda: len(linked.pauses) >= 2)
+            status = linked.uplink.status()
+            assert linked.codes() == {"gateway_refused"}
+            assert "not on my list" in next(one.text for one in linked.conditions.all())
+            gateway.refuses = None
+            await comes(lambda: linked.uplink.connected)
+            assert linked.codes() == set()
+    assert status.state in {LinkState.REFUSED, LinkState.CONNECTING, LinkState.AUTHENTICATING}
+
+
+async def test_a_gateway_without_room_is_given_the_time_it_asks_for(tmp_path: Path) -> None:
+    gateway = SmallGateway()
+    gateway.unavailable = (503, "Maximum connections reached", {"Retry-After": "17"})
+    async with serving(gateway) as url:
+        linked = Linked(url, tmp_path)
+        async with linked.kept():
+            await comes(lambda: linked.pauses)
+            assert 17 <= linked.pauses[0] <= 17 + 5
+            assert linked.codes() == {"gateway_unreachable"}
+
+
+async def test_another_key_at_the_same_address_is_warned_of(tmp_path: Path) -> None:
+    async with serving(SmallGateway()) as url:
+        linked = Linked(url, tmp_path)
+        async with linked.kept():
+            await comes(lambda: linked.uplink.connected)
+            assert linked.codes() == set()
+    async with serving(SmallGateway(), int(url.rpartition(":")[2])):
+        linked = Linked(url, tmp_path)
+        async with linked.kept():
+            await comes(lambda: linked.uplink.connected)
+            assert linked.codes() == {"gateway_key_changed"}
+
+
+async def test_a_clock_that_was_never_set_does_not_lock_the_host_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gateway = SmallGateway()
+    async with serving(gateway) as url:
+        linked = Linked(url, tmp_path)
+        monkeypatch.setattr(linked.clock.__class__, "wall_ns", lambda _: 86_400_000_000_000)  # 1970
+        async with linked.kept():
+            await comes(lambda: linked.uplink.connected)
+            assert linked.codes() == {"clock_differs"}
+            assert len(linked.pauses) == 1
+
+
+async def test_blocks_go_out_in_bounds_and_are_let_go_when_acknowledged(tmp_path: Path) -> None:
+    gateway = SmallGateway()
+    gateway.acknowledges = False
+    async with serving(gateway) as url:
+        linked = Linked(url, tmp_path, in_flight_bytes=128 << 10)
+        first = 0
+        while first < 20_000:
+            linked.shelf.put(block(first, 1000))
+            first += 1000
+        async with linked.kept():
+            await comes(lambda: gateway.batches)
+            await asyncio.sleep(0.1)
+            sent = sum(len(one.items) for one in gateway.batches)
+            size = len(block(0, 1).records)
+            assert (128 << 10) // size - 5000 < sent < (128 << 10) // size + 5000
+            assert all(len(one.items) <= 512 for one in gateway.batches)
+            gateway.acknowledges = True
+            await gateway.links[0].connection.send(gateway.links[0].session.acknowledge(1, EVENT, sent, 0))
+            await comes(lambda: linked.shelf.acknowledgements[-1:] == [(1, EVENT, 20_000)])
+        numbers = [one.first + index for one in gateway.batches for index in range(len(one.items))]
+        assert numbers == list(range(20_000))
+
+
+async def test_what_nobody_acknowledged_is_sent_again_on_the_next_connection(tmp_path: Path) -> None:
+    gateway = SmallGateway()
+    gateway.acknowledges = False
+    async with serving(gateway) as url:
+        linked = Linked(url, tmp_path)
+        linked.shelf.put(block(0, 3))
+        async with linked.kept():
+            await comes(lambda: len(gateway.batches) == 1)
+            gateway.acknowledges = True
+            await gateway.links[0].connection.close(1012, "restarts, come back in 3 s")
+            await comes(lambda: linked.shelf.acknowledgements)
+        assert [(one.first, len(one.items)) for one in gateway.batches] == [(0, 3), (0, 3)]
+        assert 3 <= linked.pauses[0] <= 8
+
+
+async def test_a_gateway_that_takes_no_batches_gets_none(tmp_path: Path) -> None:
+    gateway = SmallGateway(ours=False)
+    async with serving(gateway) as url:
+        linked = Linked(url, tmp_path)
+        linked.shelf.put(block(0, 3))
+        async with linked.kept():
+            await comes(lambda: linked.uplink.connected)
+            linked.uplink.answer(Reply(in_reply_to="1", ok=True))
+            await comes(lambda: gateway.answers)
+        assert (gateway.batches, len(linked.shelf.waiting)) == ([], 1)
+
+
+async def test_answers_wait_for_a_connection_and_states_are_told_as_they_stand(tmp_path: Path) -> None:
+    gateway = SmallGateway()
+    async with serving(gateway) as url:
+        linked = Linked(url, tmp_path)
+        linked.changes = [Change(subject=("module", "a"), state={"name": "a", "state": "running"})]
+        linked.uplink.answer(Reply(in_reply_to="1", ok=False, code="x", text="y", policy=True))
+        linked.uplink.tell(Change(subject=("module", "a"), state={"name": "a", "state": "old"}))
+        async with linked.kept():
+            await comes(lambda: gateway.answers and gateway.states)
+            linked.uplink.tell(Change(subject=("module", "a"), state={"name": "a", "state": "failed"}))
+            await comes(lambda: len(gateway.states) == 2)
+    assert [(one.in_reply_to, one.ok, one.code, one.text) for one in gateway.answers] == [
+        ("1", False, "x", "y")
+    ]
+    assert [one["state"] for one in gateway.states] == ["running", "failed"]
+
+
+async def test_orders_are_handed_on(tmp_path: Path) -> None:
+    gateway = SmallGateway()
+    async with serving(gateway) as url:
+        linked = Linked(url, tmp_path)
+        async with linked.kept():
+            await comes(lambda: linked.uplink.connected)
+            await gateway.links[0].push({"type": "list_modules", "command_id": "7"})
+            await comes(lambda: linked.orders)
+    (order,) = linked.orders
+    assert (order.command_id, order.channel, order.body["type"]) == ("7", "modules", "list_modules")
+
+
+async def test_a_gateway_that_stores_nothing_is_told_of_and_not_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(keeper, "SILENT_NS", 0)
+    gateway = SmallGateway()
+    gateway.acknowledges = False
+    async with serving(gateway) as url:
+        linked = Linked(url, tmp_path, heartbeat_interval_s=0.05)
+        linked.shelf.put(block(0, 3))
+        async with linked.kept():
+            await comes(lambda: "gateway_stores_nothing" in linked.codes())
+            await gateway.links[0].connection.send(gateway.links[0].session.acknowledge(1, EVENT, 3, 0))
+            await comes(lambda: linked.codes() == set())
+    assert gateway.opened == 1

@@ -1,0 +1,140 @@
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+import pytest
+
+from aegis.errors import StorageError
+from aegis.gateway.store.base import Query
+from aegis.model.block import BlockClass
+from aegis.protocol.agent_happenings import PeerError
+from tests.support.gateway_agents import agent_at, eventually, item
+
+SEED = b"i" * 32
+
+
+async def stored(gateway: Any, **given: Any) -> list[int]:
+    page = await gateway.hub.items(Query(limit=1000, **given))
+    return sorted(msgspec.json.decode(each.json)["time_ns"] for each in page.items)
+
+
+async def test_acknowledged_is_stored(start: Callable[..., Any]) -> None:
+    gateway = await start()
+    async with agent_at(gateway.agent_address, SEED) as agent:
+        for cls, kind in ((BlockClass.EVENT, "exec"), (BlockClass.VERDICT, "verdict")):
+            await agent.batch(0, [item(n, kind) for n in range(5)], cls=cls)
+            await agent.acknowledged(5, cls)
+            assert await stored(gateway, cls=(cls.value,)) == [0, 1, 2, 3, 4]
+    again = await start()
+    assert await stored(again) == [0, 1, 2, 3, 4]
+
+
+async def test_nothing_is_acknowledged_before_it_is_stored(
+    start: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gateway = await start()
+    gate = asyncio.Event()
+    append = gateway._store.append
+    transactions = []
+
+    async def slow(batches: Any) -> Any:
+        transactions.append(len(batches))
+        await gate.wait()
+        return await append(batches)
+
+    monkeypatch.setattr(gateway._store, "append", slow)
+    async with agent_at(gateway.agent_address, SEED) as agent:
+        for n in range(20):
+            await agent.batch(n, [item(n)])
+        await eventually(lambda: len(gateway._ingest._waiting) == 19)
+        assert not [each for each in agent.happened if type(each).__name__ == "Acknowledged"]
+        gate.set()
+        await agent.acknowledged(20)
+        assert transactions == [1, 19]  # what came meanwhile went together
+        said = [each.next_ for each in agent.happened if type(each).__name__ == "Acknowledged"]
+        assert said == [1, 20]
+
+
+async def test_what_is_sent_again_is_acknowledged_and_not_stored_again(start: Callable[..., Any]) -> None:
+    gateway = await start()
+    async with agent_at(gateway.agent_address, SEED) as agent:
+        await agent.batch(0, [item(n) for n in range(5)])
+        await agent.acknowledged(5)
+    async with agent_at(gateway.agent_address, SEED) as agent:
+        await agent.batch(0, [item(n) for n in range(5)])
+        await agent.acknowledged(5)
+        await agent.batch(3, [item(n) for n in range(3, 8)])
+        await agent.acknowledged(8)
+    assert await stored(gateway) == list(range(8))
+
+
+async def test_a_bad_item_refuses_its_batch_and_ends_nothing(start: Callable[..., Any]) -> None:
+    gateway = await start()
+    async with agent_at(gateway.agent_address, SEED) as agent:
+        await agent.batch(0, [item(1), {**item(2), "time_ns": "yesterday"}])
+        await agent.until(lambda: any(isinstance(each, PeerError) for each in agent.happened))
+        told = next(each for each in agent.happened if isinstance(each, PeerError))
+        assert "time_ns" in told.text
+        assert gateway._metrics.events["refused_batch"] == 1
+        await agent.batch(2, [item(3)])
+        await agent.acknowledged(3)
+    assert await stored(gateway) == [3]
+
+
+async def test_a_store_that_takes_nothing_acknowledges_nothing_and_recovers(
+    start: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gateway = await start()
+
+    async def fail(_: object) -> None:
+        raise StorageError("the disk is full", hint="make room")
+
+    async with agent_at(gateway.agent_address, SEED) as agent:
+        monkeypatch.setattr(gateway._store, "append", fail)
+        await agent.batch(0, [item(1)])
+        await agent.socket.wait_closed()
+        assert agent.socket.close_code == 1013
+    assert gateway.hub.readiness().ready is False
+    assert gateway.hub.readiness().checks["store"] == "failing"
+    monkeypatch.undo()
+    await eventually(lambda: gateway.hub.readiness().ready, within=10)  # it tries by itself
+    async with agent_at(gateway.agent_address, SEED) as agent:
+        await agent.batch(0, [item(1)])
+        await agent.acknowledged(1)
+    assert await stored(gateway) == [1]
+
+
+async def test_who_sends_more_than_the_store_takes_is_held(
+    start: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gateway = await start(bytes_at_once=20_000)
+    gate = asyncio.Event()
+    append = gateway._store.append
+
+    async def slow(batches: Any) -> Any:
+        await gate.wait()
+        return await append(batches)
+
+    monkeypatch.setattr(gateway._store, "append", slow)
+    async with agent_at(gateway.agent_address, SEED) as agent, agent_at(gateway.agent_address, b"j" * 32) as other:
+        count = 3000
+
+        async def send() -> None:
+            for n in range(count):
+                await agent.batch(n, [item(n)])
+
+        sending = asyncio.create_task(send())
+        await eventually(lambda: gateway._ingest._bytes > 20_000)
+        await asyncio.sleep(0.3)
+        assert gateway._ingest._bytes < 600_000
+        await other.batch(0, [item(1)], stream=9)
+        gate.set()
+        await sending
+        await agent.acknowledged(count)
+        await other.acknowledged(1, stream=9)
+        assert gateway._ingest._bytes == 0
+    totals = await gateway._store.totals()
+    assert totals["event"].items == count + 1

@@ -1,0 +1,173 @@
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from aegis.errors import AgentUnknown, StorageError
+from aegis.gateway.views import Order
+from tests.support.gateway_agents import agent_at, eventually
+
+SEED = b"o" * 32
+
+
+def order(uid: str, **more: Any) -> Order:
+    return Order(**{"uid": uid, "channel": "backend.modules", "message": {"type": "list_modules"}, **more})
+
+
+async def known(gateway: Any, seed: bytes = SEED) -> str:
+    async with agent_at(gateway.agent_address, seed) as agent:
+        uid: str = agent.session.uid
+    await eventually(lambda: not gateway.hub.agent(uid).connected)
+    return uid
+
+
+async def test_sent_answered_and_timeout(start: Callable[..., Any]) -> None:
+    gateway = await start()
+    async with agent_at(gateway.agent_address, SEED) as agent:
+        uid = agent.session.uid
+        sent = await gateway.hub.send(order(uid))
+        assert (sent.status, sent.answer) == ("sent", None)
+        await agent.until(lambda: bool(agent.orders))
+        assert agent.orders[0].body == {"type": "list_modules", "command_id": sent.message_id}
+        assert (await gateway.hub.send(order(uid), wait_s=0.2)).status == "timeout"
+        agent.answer = lambda _: {"ok": False, "code": "module_unknown", "text": "no such", "state": [1]}
+        answered = await gateway.hub.send(order(uid), wait_s=3)
+        assert answered.status == "answered"
+        assert answered.answer == {"ok": False, "code": "module_unknown", "text": "no such", "state": [1]}
+        kept = await gateway.hub.message(answered.message_id)
+        assert (kept.status, kept.answer) == ("answered", answered.answer)
+        assert kept.sent is not None
+        assert kept.answered is not None
+
+
+async def test_an_answer_that_comes_late_is_kept(start: Callable[..., Any]) -> None:
+    gateway = await start()
+    async with agent_at(gateway.agent_address, SEED) as agent:
+        sent = await gateway.hub.send(order(agent.session.uid), wait_s=0.05)
+        await agent.until(lambda: bool(agent.orders))
+        agent.session.answer(sent.message_id, ok=True, wall_s=gateway._hall.wall_s())
+        await agent.flush()
+        await eventually(lambda: gateway._metrics.events["answered"])
+        assert (await gateway.hub.message(sent.message_id)).status == "answered"
+
+
+async def test_an_order_waits_for_its_agent_also_over_a_restart(start: Callable[..., Any]) -> None:
+    gateway = await start()
+    uid = await known(gateway)
+    sent = [await gateway.hub.send(order(uid, message={"type": "x", "n": n})) for n in range(3)]
+    assert {each.status for each in sent} == {"queued"}
+    assert gateway.hub.agent(uid).queued == 3
+    again = await start()
+    assert again.hub.agent(uid).queued == 3
+    async with agent_at(again.agent_address, SEED) as agent:
+        agent.answer = lambda _: {"ok": True}
+        await agent.until(lambda: len(agent.orders) == 3)
+        assert [each.body["n"] for each in agent.orders] == [0, 1, 2]
+        await eventually(lambda: again._metrics.events["answered"] == 3)
+        assert again.hub.agent(uid).queued == 0
+    third = await start()
+    assert (await third.hub.message(sent[2].message_id)).status == "answered"
+    assert third.hub.agent(uid).queued == 0
+
+
+async def test_an_order_is_given_up_after_its_time(start: Callable[..., Any]) -> None:
+    gateway = await start()
+    uid = await known(gateway)
+    sent = await gateway.hub.send(order(uid, ttl_s=0))
+    assert sent.status == "queued"
+    gateway.hub._orders.expire()
+    await eventually(lambda: gateway._metrics.events["order_expired"] == 1)
+    await asyncio.sleep(0.1)
+    kept = await gateway.hub.message(sent.message_id)
+    assert (kept.status, kept.error) == ("expired", "the agent did not come back in time")
+    async with agent_at(gateway.agent_address, SEED) as agent:
+        await asyncio.sleep(0.2)
+        assert agent.orders == []
+
+
+async def test_what_was_in_a_buffer_waits_for_the_next_connection(start: Callable[..., Any]) -> None:
+    gateway = await start()
+    async with agent_at(gateway.agent_address, SEED) as agent:
+        uid = agent.session.uid
+        agent.socket.transport.pause_reading()
+        big = {"type": "x", "pad": "p" * 200_000}
+        sent = [await gateway._hall.orders.send([order(uid, message=big)], 0) for _ in range(4)]
+        assert sent[0][0].status in {"sent", "queued"}
+        assert gateway.hub._orders._flushing or gateway._metrics.events["slow_consumer"]
+        agent.socket.transport.abort()
+        await eventually(lambda: not gateway.hub.agent(uid).connected)
+    waiting = gateway.hub.agent(uid).queued
+    assert waiting > 0
+    async with agent_at(gateway.agent_address, SEED) as agent:
+        await agent.until(lambda: len(agent.orders) == waiting)
+        assert gateway.hub.agent(uid).queued == 0
+
+
+async def test_nobody_answers_for_another(start: Callable[..., Any]) -> None:
+    gateway = await start()
+    async with agent_at(gateway.agent_address, SEED) as agent, agent_at(gateway.agent_address, b"q" * 32) as liar:
+        sent = await gateway.hub.send(order(agent.session.uid))
+        liar.session.answer(sent.message_id, ok=True, wall_s=gateway._hall.wall_s())
+        await liar.flush()
+        await eventually(lambda: gateway._metrics.events["answer_to_nothing"] == 1)
+        assert (await gateway.hub.message(sent.message_id)).status == "sent"
+
+
+async def test_to_all_and_to_some(start: Callable[..., Any]) -> None:
+    gateway = await start()
+    away = await known(gateway)
+    async with agent_at(gateway.agent_address, b"1" * 32) as one, agent_at(gateway.agent_address, b"2" * 32) as two:
+        for each in (one, two):
+            each.answer = lambda _: {"ok": True}
+        results = await gateway.hub.broadcast(order(""), wait_s=0.5)
+        assert {each.agent_uid: each.status for each in results} == {
+            away: "queued",
+            one.session.uid: "answered",
+            two.session.uid: "answered",
+        }
+        assert len({each.message_id for each in results}) == 3
+        some = await gateway.hub.broadcast(order(""), uids=[two.session.uid, two.session.uid, "agent-nobody"])
+        assert [each.status for each in some] == ["sent", "failed"]
+        assert "agent-nobody" in (some[1].error or "")
+
+
+async def test_caps(start: Callable[..., Any]) -> None:
+    gateway = await start(queued_of_agent=2, order_bytes=1000)
+    uid = await known(gateway)
+    statuses = [(await gateway.hub.send(order(uid))).status for _ in range(3)]
+    assert statuses == ["queued", "queued", "failed"]
+    large = await gateway.hub.send(order(uid, message={"type": "x", "pad": "p" * 2000}))
+    assert large.status == "failed"
+    with pytest.raises(AgentUnknown):
+        await gateway.hub.send(order("agent-nobody"))
+
+
+async def test_what_is_not_kept_is_not_sent(
+    start: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gateway = await start()
+
+    async def fail(_: object) -> None:
+        raise StorageError("the disk is full")
+
+    async with agent_at(gateway.agent_address, SEED) as agent:
+        monkeypatch.setattr(gateway._store, "add_messages", fail)
+        with pytest.raises(StorageError):
+            await gateway.hub.send(order(agent.session.uid))
+        await asyncio.sleep(0.1)
+        assert agent.orders == []
+
+
+async def test_a_deployed_agent_gets_nothing_between_the_frames_of_its_handshake(
+    start: Callable[..., Any],
+) -> None:
+    gateway = await start()
+    uid = await known(gateway)
+    await gateway.hub.send(order(uid))
+    async with agent_at(gateway.agent_address, SEED, ours=False, up=False) as agent:
+        await agent.up()
+        assert not any(type(each).__name__ == "Refused" for each in agent.happened)
+        await agent.until(lambda: bool(agent.orders))
