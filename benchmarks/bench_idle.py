@@ -19,18 +19,21 @@ def run() -> list[Row]:
     with open_stage() as stage:
         stage.start_agent()
         time.sleep(SETTLE_S)
-        cpu = [_cpu_percent(stage) for _ in range(WINDOWS)]
-        rss = _status_bytes(stage, "VmRSS") / 1e6
-        kernel = _kernel_bytes(stage) / 1e6
+        cpu, rss, memory, kernel = [], [], [], 0.0
+        for _ in range(WINDOWS):  # memory is read at each window's end: one reading may meet a moment's work
+            cpu.append(_cpu_percent(stage))
+            rss.append(_status_bytes(stage, "VmRSS") / 1e6)
+            kernel = _kernel_bytes(stage) / 1e6
+            memory.append(rss[-1] + kernel)
         modules = [row["name"] for row in stage.ask("modules.list") if row["state"] == "running"]
     note = f"modules {', '.join(sorted(modules))}"
     return [
-        Row(name="idle_rss", value=rss, unit="MB", samples=[rss], note=note),
+        Row(name="idle_rss", value=median(rss), unit="MB", samples=rss, note=note),
         Row(
             name="idle_memory",
-            value=rss + kernel,
+            value=median(memory),
             unit="MB",
-            samples=[rss, kernel],
+            samples=memory,
             note=f"of it {kernel:.1f} MB maps and programs, by the memlock lines of fdinfo",
         ),
         Row(name="idle_cpu", value=median(cpu), unit="%", samples=cpu, note=f"windows of {WINDOW_S:.0f} s"),

@@ -253,7 +253,7 @@ def _one(center: Any, uid: str, mark: str) -> float:
     pid = os.posix_spawn("/bin/true", ["/bin/true", mark], {})
     deadline = time.monotonic() + 5
     while True:
-        found = center.ask(f"/events?agent={uid}&type=exec&last=3")
+        found = center.ask(f"/events?agent={uid}&type=exec&last=20")
         now = time.time_ns()
         for item in found["items"]:
             if item["args"] and mark in item["args"]:

@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from aegis.kernel.constants import Constants
-from aegis.kernel.datapath import CORE, Datapath
+from aegis.kernel.datapath import Datapath
+from aegis.kernel.datapath_plan import CORE
 from aegis.kernel.policy_image import compile_policies
 from aegis.kernel.policy_slots import PolicySlots
 from benchmarks.bench_flow import ten_rules

@@ -15,8 +15,7 @@ from dataclasses import dataclass
 
 from nacl.signing import SigningKey
 
-from aegis.protocol.agent import ENVELOPE_SIGNATURE
-from aegis.protocol.crypto import envelope_digest
+from aegis.protocol.coverage import HEADER, digest
 
 SECONDS = 30.0
 
@@ -43,8 +42,8 @@ def envelope(channel: str, payload: object, kind: str = "request", signer: Signi
     now, identity, nonce, text = int(time.time()), f"b_{time.time_ns()}", b64(os.urandom(16)), b64(content)
     headers = {}
     if signer is not None:
-        digest = envelope_digest(identity, kind, channel, now, nonce, text)
-        headers[ENVELOPE_SIGNATURE] = b64(signer.sign(digest).signature)
+        signed = digest(identity, kind, channel, now, nonce, text)
+        headers[HEADER] = b64(signer.sign(signed).signature)
     return frame(
         json.dumps(
             {

@@ -7,13 +7,12 @@ from collections.abc import Iterator
 
 from aegis._native import _system
 from aegis.agent.link.choice import choose
+from aegis.agent.watched_interfaces import NO_INTERFACE
 from aegis.errors import HostError
 from aegis.host.reader import Host
 from aegis.runtime.clock import SystemClock
 from aegis.runtime.config import Configuration
 from aegis.runtime.settings import Settings
-
-NO_INTERFACE = "none"
 
 
 def foresight(configuration: Configuration) -> tuple[str, ...]:

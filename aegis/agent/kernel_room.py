@@ -6,19 +6,22 @@ Nothing here ends the agent. What cannot be had is a condition with its effect, 
 from __future__ import annotations
 
 import asyncio
-import errno
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from aegis.agent.hook_looks import HookLooks
+from aegis.agent.kernel_features import KernelFeatures
+from aegis.agent.watched_interfaces import WatchedInterfaces
 from aegis.errors import AegisError, HostError, KernelError, ShapeMismatch, StorageError
 from aegis.host.cgroups import mounted_at
 from aegis.host.reader import Host
-from aegis.host.rtnetlink import Link
 from aegis.kernel.constants import Constants
-from aegis.kernel.datapath import CORE, Datapath, clear, load_most, pinned_interfaces
+from aegis.kernel.datapath import Datapath
+from aegis.kernel.datapath_pins import clear, pinned_interfaces
+from aegis.kernel.datapath_plan import CORE, load_most
 from aegis.kernel.enforcer import Enforcer
 from aegis.kernel.maps import map_bytes
 from aegis.kernel.pins import PinDirectory
@@ -30,27 +33,11 @@ from aegis.runtime.module import Health, Log
 from aegis.runtime.settings import Settings
 
 if TYPE_CHECKING:
-    from aegis.kernel.features import Feature
     from aegis.kernel.hub import Hub, Publish
 
 RESERVED_SHARE = 8  # one part of the ring in so many is kept for verdicts
 SMALL_HOST_BYTES = 1 << 30
 SMALL_FLOWS, FLOWS = 16_384, 65_536
-NO_INTERFACE = "none"
-# What a feature asks of the process (capabilities(7)), so that its absence can be put down to it.
-CAPABILITIES_OF = {
-    "bpf": ("CAP_BPF",),
-    "ringbuf": ("CAP_BPF",),
-    "sk_storage": ("CAP_BPF",),
-    "tracing": ("CAP_BPF", "CAP_PERFMON"),
-    "iterators": ("CAP_BPF", "CAP_PERFMON"),
-    "tcx": ("CAP_BPF", "CAP_NET_ADMIN"),
-    "clsact": ("CAP_BPF", "CAP_NET_ADMIN"),
-    "cgroup": ("CAP_BPF", "CAP_NET_ADMIN"),
-}
-
-# So many times in a row every hook is found in its place before a lost one is forgotten (the agent looks every minute).
-LOOKS_REMEMBERED = 10
 
 # What the option kernel.hook leaves no choice about.
 WAYS: Final[dict[str, Way | None]] = {"auto": None, "tcx": "tcx", "clsact": "clsact"}
@@ -68,11 +55,12 @@ class KernelRoom:
         self._host = host
         self._health = health
         self._log = log
+        self.features = KernelFeatures(settings, log, lambda: self.datapath)
+        self._interfaces = WatchedInterfaces(settings, host, health, self.features.lacking)
+        self.hooks = HookLooks(lambda: self.datapath, self._interfaces, health, log)
         self._reason = ""
         self._started = False  # the enforcer: until then it does not know what the kernel enforces
         self._closed = False
-        self._unreadable = False  # the interfaces, when last read
-        self._quiet_looks = 0  # since a hook was lost
         self.releasing = False  # `close` has begun and not ended
 
     # ---- sizes
@@ -103,10 +91,6 @@ class KernelRoom:
         )
 
     @cached_property
-    def btf(self) -> Path | None:
-        return None if self._settings["btf"] is None else Path(self._settings.text("btf"))
-
-    @cached_property
     def cgroup_root(self) -> Path | None:
         """Where the owner hook sits: what is configured, else the root of the whole hierarchy."""
         try:
@@ -121,56 +105,30 @@ class KernelRoom:
 
     # ---- acquire
 
-    def wanted_interfaces(self) -> tuple[Link, ...] | None:
-        """The interfaces to watch that are there now, by configuration or by default; None where they cannot be read.
-
-        Not to know is not to have none: hooks are let go only for what is known to be unwanted.
-        """
-        try:
-            found = self._read_interfaces()
-        except HostError as error:
-            self._unreadable = True
-            self._health.raise_("interfaces_unreadable", str(error), error.hint or "")
-            return None
-        self._unreadable = False
-        self._health.clear("interfaces_unreadable")
-        return found
-
-    def _read_interfaces(self) -> tuple[Link, ...]:
-        names = self._settings["interfaces"]
-        if names is None:
-            return self._host.default_interfaces()
-        assert isinstance(names, tuple)
-        if names == (NO_INTERFACE,):
-            return ()
-        return tuple(link for link in self._host.links() if link.name in names)
-
     def attach(self) -> None:
         """Load the core object and put it at every hook, adopting what an agent before left pinned."""
-        links = self.wanted_interfaces()
-        self._tell_about(links, {})
+        links = self._interfaces.wanted()
+        self._interfaces.tell_about(links, {})
         try:
             self.datapath = self._install(None if links is None else [link.index for link in links])
         except KernelError as error:
             self._reason = f"{error.code}: {error}"
-            self._health.raise_("kernel_unavailable", self._reason, self._lacking() or error.hint or "")
+            self._health.raise_(
+                "kernel_unavailable", self._reason, self.features.lacking() or error.hint or ""
+            )
             return
         missing = {each.part: each.error for each in self.datapath.missing}
         interfaces = {part: error for part, error in missing.items() if part.startswith("interface ")}
-        self._tell_about(links, interfaces)
-        self._tell_failed("owner_unavailable", {part: missing[part] for part in missing.keys() - interfaces})
+        self._interfaces.tell_about(links, interfaces)
+        self._interfaces.tell_failed(
+            "owner_unavailable", {part: missing[part] for part in missing.keys() - interfaces}
+        )
         for kept in self.datapath.kept_sizes:
             self._health.raise_(
                 "restart_needed",
                 f"table {kept.name} was adopted with {kept.kept} entries, {kept.configured} are configured",
                 "stop with enforcement.on_stop = detach once, to make it anew",
             )
-
-    def _lacking(self) -> str:
-        """What to do about capabilities that are missing; empty where none is."""
-        names = {name for names in CAPABILITIES_OF.values() for name in names}
-        gone = [one.name for one in self.features if one.name in names and one.state == "missing"]
-        return f"start the agent with {', '.join(gone)}" if gone else ""
 
     def _install(self, indexes: list[int] | None) -> Datapath:
         pin_dir: Path | None = Path(self._settings.text("pin_dir"))
@@ -186,7 +144,7 @@ class KernelRoom:
             if pin_dir is None:
                 raise
             # What was pinned goes on judging unless there is something to put in its place.
-            load_most(CORE, self.constants, self._map_sizes, {}, self.btf)[0].close()
+            load_most(CORE, self.constants, self._map_sizes, {}, self.features.btf)[0].close()
             self._health.raise_(
                 "pins_replaced", f"what was pinned had another shape and was made anew: {error}"
             )
@@ -205,36 +163,8 @@ class KernelRoom:
             cgroup_root=self.cgroup_root,
             pin_dir=pin_dir,
             prefer=WAYS[self._settings.text("hook")],
-            btf=self.btf,
+            btf=self.features.btf,
         )
-
-    def _tell_about(self, links: tuple[Link, ...] | None, failed: Mapping[str, KernelError]) -> None:
-        """What is not watched: interfaces that are not there, and those where attaching failed."""
-        names = self._settings["interfaces"]
-        absent = ""
-        if links is not None:
-            missing = (
-                []
-                if names is None
-                else sorted({*self._settings.texts("interfaces")} - {one.name for one in links})
-            )
-            absent = f"there is no {', '.join(missing)}" if missing and missing != [NO_INTERFACE] else ""
-            if links or missing == [NO_INTERFACE]:
-                self._health.clear("no_interface")
-            else:
-                self._health.raise_("no_interface", absent or "no interface holds a route")
-                absent = ""
-        self._tell_failed("interface_unattached", failed, absent)
-
-    def _tell_failed(self, code: str, failed: Mapping[str, KernelError], besides: str = "") -> None:
-        """One condition for all that failed: a second of the same code would take the first one's place."""
-        texts = [besides] if besides else []
-        texts += [f"{part}: {failed[part]}" for part in sorted(failed)]
-        if texts:
-            hints = [self._lacking(), *(error.hint or "" for error in failed.values())] if failed else []
-            self._health.raise_(code, "; ".join(texts), next(filter(None, hints), ""))
-        elif code == "interface_unattached":
-            self._health.clear(code)
 
     def enforce(self) -> EnforcementState:
         """Take over the policy in the kernel, or load the committed one."""
@@ -269,7 +199,7 @@ class KernelRoom:
                 constants=self.constants,
                 map_sizes={"aegis_ring": self.ring_bytes},
                 shared=() if self.datapath is None else self.datapath.object.maps(),
-                btf=self.btf,
+                btf=self.features.btf,
             )
             hub.start(loop)
         except (KernelError, OSError) as error:
@@ -280,135 +210,6 @@ class KernelRoom:
             self.hub = hub
 
     # ---- while it runs
-
-    def look(self) -> None:
-        """The regular look, once a minute: as `refresh_interfaces`, and what was lost long ago is forgotten."""
-        self._quiet_looks += 1
-        self.refresh_interfaces()
-        self._look_before()
-        if self._quiet_looks >= LOOKS_REMEMBERED:
-            self._health.clear("hook_lost")
-
-    def look_quickly(self) -> None:
-        """Every second: whether every hook is where it was put; all else only when something is amiss."""
-        if self.datapath is None:
-            return
-        try:
-            amiss = self._unreadable or not self.datapath.in_place()
-        except KernelError as error:
-            self._log.warning("hooks cannot be looked at", error=str(error))
-            amiss = True
-        if amiss:
-            self.refresh_interfaces()
-
-    def refresh_interfaces(self) -> None:
-        """Take on interfaces that came, let go of those that went, and put back what somebody took off."""
-        datapath = self.datapath
-        if datapath is None:
-            return
-        links = self.wanted_interfaces()
-        failed: dict[str, KernelError] = {}
-        wanted = None if links is None else {link.index for link in links}
-        if wanted is not None:
-            for index in datapath.touched() - wanted:
-                try:
-                    datapath.remove_interface(index)
-                except KernelError as error:
-                    self._log.warning("interface not released", interface=index, error=str(error))
-        self._mend(datapath)
-        for index in sorted((datapath.touched() if wanted is None else wanted) - datapath.interfaces()):
-            try:
-                datapath.add_interface(index)
-            except KernelError as error:
-                failed[f"interface {index}"] = error
-        self._tell_about(links, failed)
-
-    def _look_before(self) -> None:
-        """Whether somebody's program comes before ours: packets it accepts or drops are not judged."""
-        datapath, told = self.datapath, []
-        if datapath is None:
-            return
-        for index in sorted(datapath.touched()):
-            try:
-                found = datapath.before(index)
-            except KernelError as error:
-                self._log.warning("programs before ours cannot be listed", interface=index, error=str(error))
-                continue
-            told += [
-                f"{one.direction.name.lower()} of interface {index}: {one.name or 'program'}"
-                + (f" (id {one.program_id})" if one.program_id else "")
-                for one in found
-            ]
-        if told:
-            self._health.raise_("hook_preceded", "; ".join(told))
-        else:
-            self._health.clear("hook_preceded")
-
-    def _mend(self, datapath: Datapath) -> None:
-        try:
-            mended = datapath.mend()
-        except KernelError as error:
-            self._health.raise_("hook_lost", f"the hooks cannot be looked at: {error}", error.hint or "")
-            self._quiet_looks = 0
-            return
-        told, unseen = [], []
-        for each in mended:
-            if each.error is None:
-                told.append(f"{each.part}: was taken off, and is attached again")
-            elif not each.seen:
-                unseen.append(f"{each.part}: cannot be looked at: {each.error}")
-            elif each.error.errno != errno.ENODEV:  # a device that went takes its hooks along
-                told.append(f"{each.part}: was taken off, and cannot be attached again: {each.error}")
-        if told:
-            self._log.warning("hooks lost", what="; ".join(told))
-        if told or unseen:
-            self._quiet_looks = 0
-            self._health.raise_("hook_lost", "; ".join(told + unseen))
-
-    @cached_property
-    def features(self) -> tuple[Feature, ...]:
-        """Every feature, probed when first asked for (20 ms)."""
-        return self.probe()
-
-    def probe(self) -> tuple[Feature, ...]:
-        """Every feature, probed now."""
-        from aegis.kernel.features import probe_all
-
-        root = self._settings["cgroup_root"]
-        return (
-            probe_all(
-                btf=self.btf,
-                pin_dir=Path(self._settings.text("pin_dir")),
-                cgroup_root=Path(root) if isinstance(root, str) else None,
-            )
-            + self._others()
-        )
-
-    def _others(self) -> tuple[Feature, ...]:
-        """The programs of others on our hooks, as one more line; none without hooks of ours."""
-        from aegis.kernel.features import describe_others
-
-        if self.datapath is None:
-            return ()
-        try:
-            return (describe_others(self.datapath.others()),)
-        except KernelError as error:
-            self._log.warning("programs of others cannot be listed", error=str(error))
-            return ()
-
-    def missing(self, names: tuple[str, ...]) -> str | None:
-        """Why the first of these features that is not there is missing, as a typed reason; None when all are."""
-        if not names:
-            return None
-        found = {feature.name: feature for feature in self.features if feature.state == "missing"}
-        for name in names:
-            if name not in found:
-                continue
-            lacking = [one for one in CAPABILITIES_OF.get(name, ()) if one in found]
-            if lacking:
-                return f"missing_capability({', '.join(lacking)}): {name}: {found[name].reason}"
-            return f"feature_unsupported({name}): {found[name].reason}"
-        return None
 
     def missed_runs(self) -> dict[int, tuple[str, int]]:
         """How often each program that is attached was not run, for it ran on that CPU already; name and count by its id.

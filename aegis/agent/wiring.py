@@ -234,7 +234,7 @@ class Agent:
             conditions=self.conditions,
             context=self._context,
             settings=self.options.of_module,
-            missing=self.kernel.missing,
+            missing=self.kernel.features.missing,
             changed=self._module_changed,
             held=self.spins.reason,
             released=self.spins.released,
@@ -333,7 +333,7 @@ class Agent:
         def refresh() -> None:
             nonlocal pending
             pending = None
-            self.kernel.refresh_interfaces()
+            self.kernel.hooks.refresh()
 
         def changed() -> None:
             nonlocal pending
@@ -369,11 +369,11 @@ class Agent:
             steps = {
                 "resources": self.resources.tick,
                 "lost records": lost,
-                "hooks": self.kernel.look_quickly,
+                "hooks": self.kernel.hooks.look_quickly,
             }
             if self.clock.monotonic_ns() - looked_ns >= LOOK_NS:
                 looked_ns = self.clock.monotonic_ns()
-                steps |= {"hooks": self.kernel.look, "missed runs": self._take_missed}
+                steps |= {"hooks": self.kernel.hooks.look, "missed runs": self._take_missed}
             self._guarded(steps)
 
     def _guarded(self, steps: Mapping[str, Callable[[], None]]) -> None:

@@ -100,11 +100,12 @@ def followed(remote: Remote, path: str, query: Mapping[str, Any], most: int | No
         yield row
     while True:
         page = remote.get(path, {**query, "after": after, "wait": f"{WAIT_S}s", "limit": PAGE}, wait_s=WAIT_S)
-        rows = page["items"]
-        yield from (row for row in rows if _identity(row) not in seen)
-        # What was stored between the place and the history comes in both: the beginning of what is followed.
-        if rows and _identity(rows[-1]) not in seen:
-            seen = set()
+        for row in page["items"]:
+            known = _identity(row)
+            if known in seen:
+                seen.discard(known)  # stored between the place and the history: it comes in both
+            else:
+                yield row
         after = page["next"] or after
 
 

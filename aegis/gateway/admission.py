@@ -5,7 +5,6 @@ All instants are monotonic nanoseconds given by the caller.
 
 from __future__ import annotations
 
-from collections import Counter
 from typing import Final
 
 from aegis.gateway.limits import Limits
@@ -52,32 +51,46 @@ class Refusal:
 
 
 class Admission:
-    """Counts sockets from `arrived` to `settled` (authenticated or gone)."""
+    """Sockets are kept from `arrived` to `settled` (authenticated or gone), by number, oldest first."""
 
     def __init__(self, limits: Limits, now_ns: int) -> None:
         self._limits = limits
         self._all = Bucket(limits.handshakes_s, limits.handshakes_burst, now_ns)
         self._of_address: dict[str, Bucket] = {}
-        self._waiting: Counter[str] = Counter()
-        self.unauthenticated = 0
+        self._waiting: dict[int, str] = {}
+        self._waiting_of: dict[str, dict[int, None]] = {}
 
-    def arrived(self, address: str) -> bool:
-        """A socket was accepted; False: there are too many that did not authenticate, drop it at once."""
-        if (
-            self.unauthenticated >= self._limits.unauthenticated
-            or self._waiting[address] >= self._limits.unauthenticated_of_address
-        ):
-            return False
-        self.unauthenticated += 1
-        self._waiting[address] += 1
-        return True
+    @property
+    def unauthenticated(self) -> int:
+        return len(self._waiting)
 
-    def settled(self, address: str) -> None:
-        """The socket authenticated, or is gone before it did. Once a socket."""
-        self.unauthenticated -= 1
-        self._waiting[address] -= 1
-        if not self._waiting[address]:
-            del self._waiting[address]
+    def arrived(self, number: int, address: str) -> int | None:
+        """A socket was accepted. Where there are too many that did not authenticate, the oldest has to go: its number.
+
+        Who means it is done in milliseconds, so the oldest is not one of those; to refuse the newest would let
+        whoever holds the most sockets keep everyone out.
+        """
+        own = self._waiting_of.get(address, {})
+        oldest = None
+        if len(own) >= self._limits.unauthenticated_of_address:
+            oldest = next(iter(own))
+        elif len(self._waiting) >= self._limits.unauthenticated:
+            oldest = next(iter(self._waiting))
+        self._waiting[number] = address
+        self._waiting_of.setdefault(address, {})[number] = None
+        if oldest is not None:
+            self.settled(oldest)
+        return oldest
+
+    def settled(self, number: int) -> None:
+        """The socket authenticated, or is gone. Twice is harmless."""
+        address = self._waiting.pop(number, None)
+        if address is None:
+            return
+        own = self._waiting_of[address]
+        del own[number]
+        if not own:
+            del self._waiting_of[address]
 
     def handshake(self, address: str, now_ns: int) -> Refusal | None:
         """An upgrade is asked for; None: go on."""

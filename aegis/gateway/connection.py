@@ -17,7 +17,10 @@ from websockets.server import ServerProtocol
 
 from aegis.gateway.limits import Limits
 
-SLICE_BYTES: Final = 16 * 1024  # handled before the others get their turn
+# Handled before the others get their turn; SLICE_BYTES has a few messages of the size of a heartbeat.
+SLICE_MESSAGES: Final = 16
+SLICE_BYTES: Final = 4 * 1024
+LARGE_BYTES: Final = 32 * 1024  # fed at once in the middle of a large message
 INVALID_DATA, TOO_BIG = 1007, 1009
 _READING_SLICE, _READING_STORE = 1, 2  # who paused the reading
 _BAD_REQUEST: Final = (
@@ -271,40 +274,38 @@ class Connection(asyncio.Protocol):
         return False
 
     def _slice(self) -> None:
-        """Feed the next part of what was read at once, and let the others have their turn before the one after."""
-        data = self._left
-        if data is None or self._transport is None:
-            return
-        end = self._left_at + SLICE_BYTES
-        part = data[self._left_at : end]
-        if end >= len(data):
-            self._left, self._left_at = None, 0
-            self._pause(_READING_SLICE, on=False)
-        else:
-            self._left_at = end
-        before = len(self._protocol.reader.buffer)
-        self._feed(part)
-        if self._left is None:
-            return
-        if len(self._protocol.reader.buffer) == before + len(part):
-            self._slice()  # the middle of a large message: nothing was handled, so nothing is owed
-        else:
-            self._pause(_READING_SLICE, on=True)
+        """Handle some of what was read at once, and let the others have their turn before the rest.
+
+        A part without the end of a message costs next to nothing, so a large message is no reason to stop.
+        """
+        size, handled = SLICE_BYTES, 0
+        while self._left is not None and handled < SLICE_MESSAGES:
+            part = self._left[self._left_at : self._left_at + size]
+            self._left_at += size
+            if self._left_at >= len(self._left):
+                self._left, self._left_at = None, 0
+            count = self._feed(part)
+            handled += count
+            size = SLICE_BYTES if count else LARGE_BYTES
+        self._pause(_READING_SLICE, on=self._left is not None)
+        if self._left is not None:
             asyncio.get_running_loop().call_soon(self._slice)
 
-    def _feed(self, data: bytes) -> None:
+    def _feed(self, data: bytes) -> int:
+        """The number of frames that were in it."""
         protocol = self._protocol
         try:
             protocol.receive_data(data)
         except EOFError:
-            return
+            return 0
         events = protocol.events_received()
         if self._receiver is None and not self._upgrade(events):
-            return
+            return 0
         for event in events:
             if isinstance(event, Frame):
                 self._frame(event)
         self._write_out()
+        return len(events)
 
     def _upgrade(self, events: list[Any]) -> bool:
         protocol = self._protocol

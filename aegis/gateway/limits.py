@@ -17,8 +17,8 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     ping_s: float = 5.0  # how often a peer of ours is pinged
     silent_s: float = 13.0  # without a byte of a peer of ours, which answers pings
     kernel_s: float = 15.0  # TCP_USER_TIMEOUT: bytes that nobody takes
-    unauthenticated: int = 2048  # sockets at a time
-    unauthenticated_of_address: int = 512
+    unauthenticated: int = 2048  # sockets at a time; of more, the oldest goes
+    unauthenticated_of_address: int = 1024
     connections: int = 20_000
     handshakes_of_address_s: float = 200.0  # upgrade requests a second of one address; 0: any number
     handshakes_of_address_burst: int = 2500

@@ -145,9 +145,12 @@ class AgentPort:
     # What connections call
 
     def arrived(self, connection: Connection) -> bool:
-        if self._leaving or not self.admission.arrived(connection.address):
-            self._welcome.count("refused_unauthenticated")
+        if self._leaving:
             return False
+        oldest = self.admission.arrived(connection.number, connection.address)
+        if oldest is not None:
+            self._welcome.count("dropped_unauthenticated")
+            self._connections[oldest].abort()
         self._connections[connection.number] = connection
         self._wheel.want(connection, connection.began_ns + int(self.limits.authenticate_s * 1e9))
         return True
@@ -156,7 +159,7 @@ class AgentPort:
         """It counts no longer among those that have to."""
         if not connection.authenticated:
             connection.authenticated_now()
-            self.admission.settled(connection.address)
+            self.admission.settled(connection.number)
             self.soon(connection, self.now_ns())
 
     def left(self, connection: Connection) -> None:
@@ -164,8 +167,7 @@ class AgentPort:
         if self._connections.pop(connection.number, None) is None:
             return
         connection.due_ns = 0
-        if not connection.authenticated:
-            self.admission.settled(connection.address)
+        self.admission.settled(connection.number)
         if connection.upgraded:
             self._upgraded -= 1
         if self._left is not None and not self._connections:

@@ -10,13 +10,13 @@ import contextlib
 import errno
 import os
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
 
-from aegis.errors import AbiMismatch, AttachFailed, FeatureUnsupported, KernelError
+from aegis.errors import AttachFailed, KernelError
 from aegis.kernel import tc
 from aegis.kernel.constants import Constants
+from aegis.kernel.datapath_pins import drop_clsact, link_name, pinned_interfaces
+from aegis.kernel.datapath_plan import KeptSize, Mended, Missing, Plan, load_most
 from aegis.kernel.links import Link, attach_cgroup, attach_tracing, run_iter
 from aegis.kernel.maps import Map
 from aegis.kernel.object import BpfObject, Program
@@ -26,58 +26,6 @@ from aegis.kernel.tc import ClsactFilter, Direction, Way
 
 Hook = Link | ClsactFilter
 Place = tuple[int, Direction] | str  # of a packet hook; or the name of another link's pin
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Plan:
-    """An object file and where its programs go. Without those of `packet` there is no datapath; the others name
-    owners, and what cannot be loaded or attached of them is reported in `Datapath.missing`."""
-
-    object: str
-    packet: Mapping[Direction, str]
-    cgroup: tuple[str, ...] = ()
-    tracing: tuple[str, ...] = ()
-    snapshot: tuple[str, ...] = ()  # iterators, run once when all else is attached
-    on_demand: tuple[str, ...] = ()  # run by the agent
-
-
-CORE: Final = Plan(
-    object="core",
-    packet={Direction.EGRESS: "tc_egress_flow", Direction.INGRESS: "tc_ingress_flow"},
-    cgroup=("cgroup_sock_create_owner",),
-    tracing=("tp_sock_relabel",),
-    snapshot=("iter_task_file_owner",),
-    on_demand=("syscall_flow_sweep",),
-)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class KeptSize:
-    """A pinned table whose size differs from the configured one: it keeps its own until it is detached."""
-
-    name: str
-    configured: int
-    kept: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Missing:
-    """A part that could not be loaded or attached; the rest runs without it."""
-
-    part: str
-    error: KernelError
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Mended:
-    """A hook somebody had taken our program off, and, where it could not be put back, why.
-
-    Not `seen`: whether it is in place cannot be told, and `error` says why; it counts as attached.
-    """
-
-    part: str
-    error: KernelError | None
-    seen: bool = True
 
 
 class Datapath:
@@ -441,76 +389,6 @@ class Datapath:
         self._links.clear()
 
 
-def load_most(
-    plan: Plan,
-    constants: Constants | None,
-    map_sizes: Mapping[str, int],
-    reuse: Mapping[str, Map],
-    btf: Path | None,
-) -> tuple[BpfObject, tuple[Missing, ...]]:
-    """The plan's object, loaded with as much of the plan as this kernel takes. Raises what the packet programs raise."""
-    needed = {*plan.packet.values(), *plan.on_demand}
-    extra = [*plan.cgroup, *plan.tracing, *plan.snapshot]
-    missing: list[Missing] = []
-    while True:
-        loaded = BpfObject.open(
-            plan.object,
-            constants=constants,
-            map_sizes=map_sizes,
-            autoload={*needed, *extra},
-            reuse=reuse,
-            btf=btf,
-        )
-        try:
-            loaded.load()
-        except KernelError as error:
-            loaded.close()
-            if not extra or isinstance(error, AbiMismatch):
-                raise
-            # Tracing needs most (CAP_PERFMON, type information), so it goes first.
-            part = extra.pop()
-            missing.append(Missing(part=part, error=error))
-        else:
-            return loaded, tuple(missing)
-
-
 def part_name(place: Place) -> str:
     """A place as people are told of it."""
     return place if isinstance(place, str) else f"{place[1].name.lower()} of interface {place[0]}"
-
-
-def link_name(ifindex: int, direction: Direction) -> str:
-    """The pin's name of a tcx link."""
-    return f"tcx-{ifindex}-{direction.name.lower()}"
-
-
-def pinned_interfaces(pins: PinDirectory) -> tuple[int, ...]:
-    """The interfaces an agent before attached to."""
-    tcx = (name.split("-") for name in pins.link_names() if name.startswith("tcx-"))
-    return tuple(sorted({int(parts[1]) for parts in tcx} | pins.clsact_interfaces()))
-
-
-def drop_clsact(pins: PinDirectory, ifindex: int) -> None:
-    """Remove our filters from an interface, and the qdisc where it is ours and empty."""
-    for direction in Direction:
-        ClsactFilter(ifindex, direction, made_qdisc=False).detach()
-    if pins.made_clsact(ifindex):
-        with contextlib.suppress(KernelError):  # a device that is gone took everything with it
-            tc.destroy_clsact(ifindex)
-    pins.unmark_clsact(ifindex)
-
-
-def clear(pins: PinDirectory) -> None:
-    """Remove every hook and table of an agent before. Its clsact filters first: they stay without any pin."""
-    for ifindex in pins.clsact_interfaces():
-        drop_clsact(pins, ifindex)
-    pins.clear()
-
-
-def uninstall(pin_dir: Path) -> None:
-    """Remove every hook and pin of this ABI below `pin_dir` without loading anything. Raises FeatureUnsupported."""
-    pins = PinDirectory(pin_dir)
-    if not pins.root.exists():
-        raise FeatureUnsupported("find", str(pins.root), errno.ENOENT, detail="nothing is installed")
-    clear(pins)
-    pins.remove_all()

@@ -61,8 +61,8 @@ class AgentSession:
     """`entropy(n)` gives n random bytes. `reregister`: register again when the gateway has another key than at the last.
 
     That is for gateways that make a key and forget their agents at each start. One of ours says whether it knows the
-    key of the agent, and then that decides. Registration at another is delayed by up to
-    `registration_delay_s`, for it dies of many at once. `known_gateway_key`: the key of the last session, None at first.
+    key of the agent, and then that decides. Registration at another is delayed by up to `registration_delay_s`, for it
+    dies of many at once. `known_gateway_key`: the key of the last session, None at first.
     """
 
     def __init__(
@@ -91,16 +91,13 @@ class AgentSession:
         self._known_key = known_gateway_key
         self._phase = Phase.NEW
         self._outgoing: list[str] = []
-        self._deadline_ns: int | None = (
-            None  # of the phase: an answer, the end of a delay, the next heartbeat
-        )
+        # Of the phase: an answer, the end of a delay, the next heartbeat.
+        self._deadline_ns: int | None = None
         self._expires_ns: int | None = None
         self._shared = b""
         self._ours = False
         self._batches = False
-        self._again = (
-            True  # whether this connection may still begin anew when the gateway knows nothing of it
-        )
+        self._again = True  # may begin anew when the gateway knows nothing of it: once a connection
 
     # ---- what is known
 

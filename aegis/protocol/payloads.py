@@ -37,7 +37,7 @@ class AuthRequest(msgspec.Struct, frozen=True):
     agent_id: _Short
     public_key: _Short
     timestamp: Annotated[int, Meta(ge=0, le=(1 << 63) - 1)]
-    nonce: _Short
+    nonce: Annotated[str, Meta(min_length=1, max_length=256)]
     signature: _Short
 
 

@@ -93,7 +93,7 @@ def variant_of(body: Body) -> str | None:
         return "f"
     if isinstance(action, str) and "target" in body:
         return "f"
-    if action in {"deploy", "withdraw", "update"} and "policy_id" in body:
+    if action in ("deploy", "withdraw", "update") and "policy_id" in body:  # a tuple: it may be of any type
         return "c"
     return None
 

@@ -135,8 +135,8 @@ OPTIONS: tuple[Option, ...] = (
         name="gateway.reregister",
         kind="bool",
         default=None,
-        help="Register again when the gateway has another key than at the last time: deployed gateways make one, and "
-        "forget their agents, at each start. By default where it does not say that it is one of this project.",
+        help="Register anew at a gateway that has another key than before, for one that makes a key and forgets its "
+        "agents when it restarts. By default yes; a gateway of this project says itself whether it knows the agent.",
     ),
     Option(
         name="policy.unsigned_orders",

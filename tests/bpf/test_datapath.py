@@ -17,7 +17,9 @@ from aegis.errors import AbiMismatch, AttachFailed, FeatureUnsupported, LoadReje
 from aegis.host.rtnetlink import RouteSocket
 from aegis.kernel import tc
 from aegis.kernel.constants import Constants
-from aegis.kernel.datapath import CORE, Datapath, Plan, link_name, uninstall
+from aegis.kernel.datapath import Datapath
+from aegis.kernel.datapath_pins import link_name
+from aegis.kernel.datapath_plan import CORE, Plan
 from aegis.kernel.filters import list_filters
 from aegis.kernel.links import Link
 from aegis.kernel.maps import Map
@@ -272,33 +274,11 @@ def test_a_directory_that_cannot_hold_pins(world: World, tmp_path: Path) -> None
     assert not (tmp_path / "aegis").exists()
 
 
-def test_what_cannot_be_loaded_is_missing_and_the_rest_runs(world: World) -> None:
-    plan = Plan(object="probe_loader", packet=PLAN.packet, cgroup=PLAN.cgroup, tracing=("probe_of_nothing",))
-    with pytest.raises(FeatureUnsupported):
-        install(world, plan=plan)
-    path = install(world, cgroup_root=world.directory / "absent")
-    assert [each.part for each in path.missing] == ["probe_sock_create"]
-    send(world, 7)
-    assert counted(path) == 7
-    clean(world, path)
-
-
 def test_a_refused_packet_program_leaves_nothing(world: World) -> None:
     plan = Plan(object="probe_refused", packet={Direction.EGRESS: "refused_null"})
     with pytest.raises(LoadRejected):
         install(world, plan=plan, constants=None, map_sizes={})
     assert PinDirectory(world.bpffs / "aegis").map_names() == frozenset()
-
-
-@BOTH
-def test_uninstall_needs_no_objects(world: World, way: Way) -> None:
-    with world.a.entered():
-        install(world, way).close()
-        uninstall(world.bpffs / "aegis")
-        assert list_filters(world.a.index, egress=True) == ()
-        assert tc.tcx_program_ids(world.a.index, Direction.EGRESS) == ()
-        with pytest.raises(FeatureUnsupported, match="nothing is installed"):
-            uninstall(world.bpffs / "aegis")
 
 
 @pytest.mark.require("tcx")
@@ -330,7 +310,8 @@ CHILD = """
 import sys
 from pathlib import Path
 from aegis.kernel.constants import Constants
-from aegis.kernel.datapath import Datapath, Plan
+from aegis.kernel.datapath import Datapath
+from aegis.kernel.datapath_plan import Plan
 from aegis.kernel.tc import Direction
 
 pins, cgroup, ifindex, way = sys.argv[1:]

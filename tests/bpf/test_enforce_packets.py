@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from aegis.kernel.datapath import CORE, Datapath
+from aegis.kernel.datapath import Datapath
+from aegis.kernel.datapath_plan import CORE
 from aegis.kernel.enforcer import Enforcer
 from aegis.kernel.policy_slots import PolicySlots
 from aegis.kernel.tc import Way

@@ -454,7 +454,9 @@ def test_old_images_are_given_back(kernel: KernelJudge, agent: Callable[[], Enfo
         assert slots == [kernel.slots.position().slot]
 
 
-def test_who_ordered_a_policy_is_who_may_replace_it(kernel: KernelJudge, agent: Callable[[], Enforcer]) -> None:
+def test_who_ordered_a_policy_is_who_may_replace_it(
+    kernel: KernelJudge, agent: Callable[[], Enforcer]
+) -> None:
     enforcer = agent()
     assert enforcer.apply(document("mine", 23)).origin == "local"
     assert enforcer.apply(document("theirs", 24), origin="gateway").origin == "gateway"

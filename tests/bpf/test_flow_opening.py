@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 
 from aegis.kernel import abi
-from aegis.kernel.datapath import CORE, Datapath
+from aegis.kernel.datapath import Datapath
+from aegis.kernel.datapath_plan import CORE
 from aegis.kernel.flows import FlowReader
 from aegis.kernel.policy_image import compile_policies
 from aegis.kernel.policy_slots import PolicySlots

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from aegis.kernel.datapath import CORE, Datapath
+from aegis.kernel.datapath import Datapath
+from aegis.kernel.datapath_plan import CORE
 from aegis.kernel.flows import Count, FlowReader, IdleRules
 from aegis.kernel.tc import Way
 from tests.support import testers

@@ -210,15 +210,15 @@ def test_a_program_before_ours_is_told_of_until_it_is_gone(world: World, rooms: 
     with world.a.entered():
         room, second = rooms.make(), other.make()
         room.attach()
-        room.look()
+        room.hooks.look()
         assert "hook_preceded" not in rooms.codes()
         second.attach()  # at the head, so before ours
-        room.look()
+        room.hooks.look()
         (told,) = [one for one in rooms.conditions.all() if one.code == "hook_preceded"]
         assert f"egress of interface {world.a.index}: tc_egress_flow" in told.text
         assert told.hint
         second.close(keep=False)
-        room.look()
+        room.hooks.look()
         assert "hook_preceded" not in rooms.codes()
         room.close(keep=False)
 

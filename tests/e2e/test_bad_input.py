@@ -21,8 +21,7 @@ from typing import Any
 import pytest
 from nacl.signing import SigningKey
 
-from aegis.protocol.agent import ENVELOPE_SIGNATURE
-from aegis.protocol.crypto import envelope_digest
+from aegis.protocol.coverage import HEADER, digest
 from tests.strangers.v1_agent import StrangeAgent, b64
 from tests.support.bad_input import GATEWAY_TABLE, Bad, Setting
 from tests.support.gateway import RunningGateway, gateway
@@ -85,11 +84,11 @@ class Speaker:
         """As agents of ours sign what they say: over all of the envelope."""
         nonce = b64(SigningKey.generate().encode()[:16])
         words = (content["id"], content["type"], content["channel"], content["timestamp"])
-        digest = envelope_digest(*words, nonce, content["payload"])
+        signed = digest(*words, nonce, content["payload"])
         return {
             **content,
             "nonce": nonce,
-            "headers": {**content["headers"], ENVELOPE_SIGNATURE: b64(self.signer.sign(digest).signature)},
+            "headers": {**content["headers"], HEADER: b64(self.signer.sign(signed).signature)},
         }
 
     def registration(self) -> dict[str, Any]:

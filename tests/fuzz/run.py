@@ -33,7 +33,6 @@ DEFAULT_MINUTES = 0.25
 MEMORY_BYTES = 2 << 30
 REPLAYED = 3000  # inputs of a corpus that are traced instruction by instruction
 MUTATED = 2000  # and mutations of those that came with the entry
-CRASHED = 77  # what libFuzzer ends with when it kept an input
 PLANT_SECONDS = 300.0
 # Entry, file, what stands there and what is put in its place: bugs of the kinds parsers have.
 PLANTED: tuple[tuple[str, str, str, str], ...] = (
@@ -43,7 +42,7 @@ PLANTED: tuple[tuple[str, str, str, str], ...] = (
     ("control", "aegis/agent/control/envelope.py", "(msgspec.DecodeError, UnicodeError, RecursionError)", "(RecursionError,)"),
     ("control", "aegis/agent/answers.py", "if not 0 <= protocol <= 255:", "if not -1 <= protocol <= 255:"),
     ("proc", "aegis/host/procfs.py", "if text.isdigit() and len(text) <= 20 and", "if"),
-    ("proc", "aegis/host/processes.py", "if not 0 < opening < closing:", "if opening < 0:"),
+    ("proc", "aegis/host/processes.py", "if len(found) != 2:", "if not found:"),
 )  # fmt: skip
 
 
@@ -76,7 +75,6 @@ def fuzz(name: str, seconds: float, overlay: Path | None = None) -> Outcome:
     grown.mkdir(parents=True, exist_ok=True)
     crashes = CRASHES if overlay is None else overlay
     crashes.mkdir(parents=True, exist_ok=True)
-    before = set(crashes.iterdir())
     command = [sys.executable, "-m", "tests.fuzz.run", "--child", name, "--seconds", str(seconds)]
     command += ["--grown", str(grown), "--crashes", str(crashes)]
     environment = dict(os.environ)
@@ -92,16 +90,15 @@ def fuzz(name: str, seconds: float, overlay: Path | None = None) -> Outcome:
         r"^#(\d+)\s", said, re.MULTILINE
     )
     executed = int(counted[-1]) if counted else 0
-    fresh = [path for path in crashes.iterdir() if path not in before and path.is_file()]
-    crash = fresh[0] if fresh else None
-    if ran.returncode and crash is None:
+    kept = re.findall(r"Test unit written to (\S+)", said)
+    if ran.returncode and not kept:
         raise RuntimeError(f"{name}: the fuzzer ended with {ran.returncode}:\n{said[-3000:]}")
-    traceback = said.partition("=== Uncaught Python exception: ===")[2].partition("==")[0].strip()
+    traceback = ran.stdout.partition("=== Uncaught Python exception: ===")[2].strip()
     return Outcome(
         name=name,
         executed=executed,
         per_second=executed / max(took, 1e-9),
-        crash=crash if ran.returncode else None,
+        crash=Path(kept[-1]) if ran.returncode else None,
         said=traceback[-2000:] or said[-1000:],
     )
 

@@ -13,7 +13,8 @@ from aegis._native.flowtable import FlowRow, FlowTable
 from aegis.host.rtnetlink import LinkStatistics
 from aegis.kernel import abi
 from aegis.kernel.constants import Constants
-from aegis.kernel.datapath import CORE, Datapath
+from aegis.kernel.datapath import Datapath
+from aegis.kernel.datapath_plan import CORE
 from aegis.kernel.flows import Count, FlowReader
 from aegis.kernel.object import BpfObject
 from aegis.kernel.policy_image import compile_policies

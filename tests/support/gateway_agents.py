@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import base64
+import json
 import os
 import time
 from collections.abc import AsyncIterator, Callable
@@ -17,7 +19,6 @@ from aegis.protocol.agent import AgentIdentity, AgentSession, Phase, Registratio
 from aegis.protocol.agent_happenings import Acknowledged, AgentHappening, Order
 
 BOOT = bytes(range(16))
-OURS = {"aegis": {"v": 1}}
 
 
 def item(time_ns: int, kind: str = "exec", **more: object) -> dict[str, Any]:
@@ -60,6 +61,7 @@ class TestAgent:
         self.happened: list[AgentHappening] = []
         self.orders: list[Order] = []
         self.answer: Callable[[Order], dict[str, Any] | None] | None = None
+        self.ours = True
         self._turn = asyncio.Event()
 
     async def read(self) -> None:
@@ -77,7 +79,7 @@ class TestAgent:
 
     async def flush(self) -> None:
         for frame in self.session.outgoing():
-            await self.socket.send(frame)
+            await self.socket.send(frame if self.ours else _unmarked(frame))
 
     async def until(self, holds: Callable[[], bool], within_s: float = 5.0) -> None:
         """Wait until it holds; looked at whenever something came."""
@@ -114,12 +116,22 @@ class TestAgent:
         await self.until(there)
 
 
+def _unmarked(frame: str) -> str:
+    """A registration without the word that the agent is one of ours; any other frame as it is."""
+    message = json.loads(frame)
+    if message["channel"] != "agent.registration":
+        return frame
+    told = json.loads(base64.b64decode(message["payload"]))
+    told["capabilities"].pop("aegis")
+    message["payload"] = base64.b64encode(json.dumps(told).encode()).decode()
+    return json.dumps(message)
+
+
 def session_of(
     seed: bytes,
     *,
     agent_id: str = "host-1",
     uid: str | None = None,
-    ours: bool = True,
     heartbeat_s: float = 20.0,
 ) -> AgentSession:
     return AgentSession(
@@ -128,7 +140,6 @@ def session_of(
         registration=Registration(
             host_id=agent_id,
             version="0.1.0",
-            capabilities=OURS if ours else {},
             platform={"os": "linux", "hostname": f"{agent_id}.example"},
         ),
         registration_delay_s=0.0,
@@ -138,9 +149,15 @@ def session_of(
 
 @asynccontextmanager
 async def agent_at(
-    address: tuple[str, int], seed: bytes, *, up: bool = True, **more: Any
+    address: tuple[str, int],
+    seed: bytes,
+    *,
+    up: bool = True,
+    ours: bool = True,
+    answer: Callable[[Order], dict[str, Any] | None] | None = None,
+    **more: Any,
 ) -> AsyncIterator[TestAgent]:
-    """An agent with the key of `seed`, registered unless `up` is False."""
+    """An agent with the key of `seed`, registered unless `up` is False; it answers orders from the beginning."""
     session = session_of(seed, **more)
     headers = dict(session.headers())
     user_agent = headers.pop("User-Agent")
@@ -152,6 +169,8 @@ async def agent_at(
         ping_interval=None,
     ) as socket:
         agent = TestAgent(socket, session)
+        agent.answer = answer
+        agent.ours = ours
         session.opened(time.monotonic_ns(), int(time.time()))
         await agent.flush()
         reading = asyncio.create_task(agent.read())

@@ -157,7 +157,7 @@ def test_a_broken_link_is_found(tmp_path: Path, text: str, count: int) -> None:
 def test_the_verbs_of_dev() -> None:
     said = subprocess.run([ROOT / "dev", "help"], check=True, capture_output=True, text=True).stdout
     verbs = re.findall(r"^  (\w+) ", said, re.MULTILINE)
-    assert verbs == ["setup", "demo", "test", "check", "bench", "soak", "wheel", "clean", "help"]
+    assert verbs == ["setup", "demo", "test", "check", "bench", "soak", "fuzz", "wheel", "clean", "help"]
     unknown = subprocess.run([ROOT / "dev", "no-such-verb"], check=False, capture_output=True, text=True)
     assert unknown.returncode == 2
     assert "there is no verb no-such-verb" in unknown.stderr

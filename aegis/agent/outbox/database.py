@@ -91,7 +91,8 @@ def _give_log(database: sqlite3.Connection, path: str) -> None:
     """Raises SpoolCorrupt where the file's own header says that it may not be written: it could be opened for that."""
     try:
         mode = database.execute("PRAGMA journal_mode=WAL").fetchone()
-        database.execute("BEGIN IMMEDIATE")
+        database.execute("BEGIN IMMEDIATE")  # which alone does not say so
+        database.execute("PRAGMA user_version=0")
         database.execute("ROLLBACK")
     except sqlite3.Error as error:
         if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_READONLY:

@@ -358,7 +358,10 @@ class Outbox:
             )
 
     def _fetched(self, fetch: Fetch, rows: list[Fetched]) -> None:
-        self._queue.fetched(fetch, rows, self._clock.monotonic_ns())
+        now_ns = self._clock.monotonic_ns()
+        self._queue.fetched(fetch, rows, now_ns)
+        if self._queue.missed(now_ns):
+            self._quarantined("rows of the file are gone", uncounted=False)
 
     def _applying(
         self, changes: Changes

@@ -419,6 +419,34 @@ class Queue:
                 )
         return None
 
+    def missed(self, now_ns: int) -> int:
+        """Rows that should be there, and all lanes have been read to their end without them: they are lost."""
+        if not self._linked or self._committing:
+            return 0
+        lost = 0
+        for shelf in self:
+            lanes = (shelf.backlog, shelf.live)
+            if not shelf.disk.rows or any(lane.ahead or shelf.rows_left(lane) for lane in lanes):
+                continue
+            flights = [
+                flight
+                for (_, cls), flights in self._flights.items()
+                if cls is shelf.cls
+                for flight in flights
+                if flight.on_disk
+            ]
+            records = shelf.disk.records - sum(flight.count for flight in flights)
+            if len(flights) == shelf.disk.rows:
+                continue
+            shelf.disk = Totals(
+                len(flights), sum(flight.count for flight in flights), sum(flight.size for flight in flights)
+            )
+            shelf.tally.corrupt += records
+            shelf.lose("corrupt", records)
+            self.changed(now_ns)
+            lost += records
+        return lost
+
     def fetched(self, fetch: Fetch, rows: list[Fetched], now_ns: int) -> None:
         """The rows of a fetch. Those of lanes that are no more are forgotten."""
         if fetch.turn != self._turn:

@@ -7,7 +7,7 @@ import re
 
 from aegis.errors import QueryInvalid
 
-_SPAN = re.compile(r"([0-9]{1,12}(?:\.[0-9]{1,9})?)(ms|s|m|h|d)?", re.ASCII)
+_SPAN = re.compile(r"([0-9]{1,12}(?:\.[0-9]{1,9})?)(ms|s|m|h|d)?")
 _UNIT_S = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _NEWEST_NS = 1 << 62  # 2116: what a store's 64-bit column holds without a sign in doubt
 

@@ -30,9 +30,9 @@ class _ToOurLog(logging.Handler):
     """uvicorn's errors as lines of ours. What it says of bad requests is not passed on: a client could fill the disk."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        _log.error(
-            "http server", text=record.getMessage(), error=record.exc_info[1] if record.exc_info else None
-        )
+        error = record.exc_info[1] if record.exc_info else None
+        if not isinstance(error, asyncio.CancelledError):  # a request that the end of the server cut short
+            _log.error("http server", text=record.getMessage().strip(), error=error)
 
 
 def _take_over_log() -> None:

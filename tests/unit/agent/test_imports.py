@@ -38,6 +38,7 @@ FORBIDDEN = (
     "jinja2",
     "cryptography",
     "attr",
+    "greenlet",
     "orjson",
     "multiprocessing",
 )

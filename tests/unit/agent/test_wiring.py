@@ -60,7 +60,7 @@ async def test_what_a_look_cannot_do_is_a_condition_and_not_the_end() -> None:
         health=conditions.scoped("agent"),
         history=None,
         resources=SimpleNamespace(tick=part("resources")),
-        kernel=SimpleNamespace(look=part("hooks"), look_quickly=part("hooks")),
+        kernel=SimpleNamespace(hooks=SimpleNamespace(look=part("hooks"), look_quickly=part("hooks"))),
         _ring_full=part("losses", {}),
         _take_missed=part("missed"),
     )

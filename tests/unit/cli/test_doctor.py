@@ -25,6 +25,6 @@ def without_time(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def test_local_rows_are_as_the_agents(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(features, "probe_all", lambda: FOUND)
-    agent = SimpleNamespace(kernel=SimpleNamespace(probe=lambda: FOUND))
+    agent = SimpleNamespace(kernel=SimpleNamespace(features=SimpleNamespace(probe=lambda: FOUND)))
     told = cast("list[dict[str, Any]]", asyncio.run(Answers(cast("Any", agent)).doctor({})))
     assert without_time(doctor.local_rows()) == without_time(told)

@@ -18,16 +18,18 @@ def test_a_bucket_gives_its_burst_and_then_its_rate() -> None:
     assert [bucket.take(100 * SECOND) > 0 for _ in range(4)] == [False] * 3 + [True]
 
 
-def test_sockets_are_counted_until_they_settle() -> None:
+def test_of_too_many_sockets_the_oldest_goes() -> None:
     admission = Admission(Limits(unauthenticated=3, unauthenticated_of_address=2), 0)
-    assert [admission.arrived("a"), admission.arrived("a"), admission.arrived("a")] == [True, True, False]
-    assert [admission.arrived("b"), admission.arrived("c")] == [True, False]
-    admission.settled("a")
-    assert admission.arrived("c")
-    for address in ("a", "b", "c"):
-        admission.settled(address)
+    assert [admission.arrived(number, "a") for number in (1, 2, 3)] == [None, None, 1]
+    assert [admission.arrived(4, "b"), admission.arrived(5, "c")] == [None, 2]
+    assert admission.unauthenticated == 3
+    admission.settled(3)
+    admission.settled(3)
+    assert admission.arrived(6, "c") is None
+    for number in range(1, 7):
+        admission.settled(number)
     assert admission.unauthenticated == 0
-    assert not admission._waiting
+    assert not admission._waiting_of
 
 
 def test_one_address_does_not_use_up_what_all_have() -> None:

@@ -46,9 +46,9 @@ def test_tokens_of_two_gateways_differ(tmp_path: Path) -> None:
 
 
 def test_one_gateway_at_a_time(tmp_path: Path) -> None:
-    with DataDirectory.take(str(tmp_path / "d")):
-        with pytest.raises(StorageError, match="another gateway uses it"):
-            DataDirectory.take(str(tmp_path / "d"))
+    held = DataDirectory.take(str(tmp_path / "d"))
+    with held, pytest.raises(StorageError, match="another gateway uses it"):
+        DataDirectory.take(str(tmp_path / "d"))
     with DataDirectory.take(str(tmp_path / "d")):
         pass
 

@@ -62,8 +62,7 @@ async def test_an_order_waits_for_its_agent_also_over_a_restart(start: Callable[
     assert gateway.hub.agent(uid).queued == 3
     again = await start()
     assert again.hub.agent(uid).queued == 3
-    async with agent_at(again.agent_address, SEED) as agent:
-        agent.answer = lambda _: {"ok": True}
+    async with agent_at(again.agent_address, SEED, answer=lambda _: {"ok": True}) as agent:
         await agent.until(lambda: len(agent.orders) == 3)
         assert [each.body["n"] for each in agent.orders] == [0, 1, 2]
         await eventually(lambda: again._metrics.events["answered"] == 3)
@@ -94,9 +93,11 @@ async def test_what_was_in_a_buffer_waits_for_the_next_connection(start: Callabl
         uid = agent.session.uid
         agent.socket.transport.pause_reading()
         big = {"type": "x", "pad": "p" * 200_000}
-        sent = [await gateway._hall.orders.send([order(uid, message=big)], 0) for _ in range(4)]
-        assert sent[0][0].status in {"sent", "queued"}
-        assert gateway.hub._orders._flushing or gateway._metrics.events["slow_consumer"]
+        for _ in range(100):
+            (sent,) = await gateway._hall.orders.send([order(uid, message=big)], 0)
+            if sent.status == "queued":
+                break
+        assert sent.status == "queued"  # the kernel's buffers are full
         agent.socket.transport.abort()
         await eventually(lambda: not gateway.hub.agent(uid).connected)
     waiting = gateway.hub.agent(uid).queued
@@ -108,7 +109,10 @@ async def test_what_was_in_a_buffer_waits_for_the_next_connection(start: Callabl
 
 async def test_nobody_answers_for_another(start: Callable[..., Any]) -> None:
     gateway = await start()
-    async with agent_at(gateway.agent_address, SEED) as agent, agent_at(gateway.agent_address, b"q" * 32) as liar:
+    async with (
+        agent_at(gateway.agent_address, SEED) as agent,
+        agent_at(gateway.agent_address, b"q" * 32) as liar,
+    ):
         sent = await gateway.hub.send(order(agent.session.uid))
         liar.session.answer(sent.message_id, ok=True, wall_s=gateway._hall.wall_s())
         await liar.flush()
@@ -119,7 +123,10 @@ async def test_nobody_answers_for_another(start: Callable[..., Any]) -> None:
 async def test_to_all_and_to_some(start: Callable[..., Any]) -> None:
     gateway = await start()
     away = await known(gateway)
-    async with agent_at(gateway.agent_address, b"1" * 32) as one, agent_at(gateway.agent_address, b"2" * 32) as two:
+    async with (
+        agent_at(gateway.agent_address, b"1" * 32) as one,
+        agent_at(gateway.agent_address, b"2" * 32) as two,
+    ):
         for each in (one, two):
             each.answer = lambda _: {"ok": True}
         results = await gateway.hub.broadcast(order(""), wait_s=0.5)

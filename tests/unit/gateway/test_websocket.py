@@ -19,7 +19,9 @@ from tests.support.gateway_agents import agent_at, eventually
 from tests.support.rawsocket import BINARY, CLOSE, CONTINUATION, PING, PONG, TEXT, frame
 
 SEED = b"s" * 32
-KEY = base64.b64encode(bytes.fromhex("03a107bff3ce10be1d70dd18e74bc09967e4d6309ba50d5f1ddc8664125531b8")).decode()
+KEY = base64.b64encode(
+    bytes.fromhex("03a107bff3ce10be1d70dd18e74bc09967e4d6309ba50d5f1ddc8664125531b8")
+).decode()
 GOOD = {
     "Host": "x",
     "Connection": "Upgrade",
@@ -280,7 +282,7 @@ async def test_who_does_not_authenticate_is_gone_in_time(start: Callable[..., An
 
     dripping = asyncio.create_task(drip())
     await asyncio.wait_for(slow.reader.read(), 5)
-    assert 0.25 <= time.monotonic() - began < 2.0
+    assert 0.25 <= time.monotonic() - began < 4.0
     dripping.cancel()
     await asyncio.gather(dripping, return_exceptions=True)
     await eventually(lambda: gateway._port.admission.unauthenticated == 0)
@@ -315,20 +317,20 @@ async def test_half_open_peers_of_ours_are_found(start: Callable[..., Any]) -> N
 
 
 async def test_sockets_that_do_not_authenticate_have_a_cap(start: Callable[..., Any]) -> None:
+    """The oldest goes: who only holds sockets keeps nobody out."""
     gateway = await start(unauthenticated_of_address=3)
     held = [await raw(gateway) for _ in range(3)]
     await eventually(lambda: gateway._port.admission.unauthenticated == 3)
-    over = await raw(gateway, request("/healthz"))
-    with pytest.raises((asyncio.IncompleteReadError, ConnectionError)):
-        await over.response()
-    await ended(held.pop())
-    await eventually(lambda: gateway._port.admission.unauthenticated == 2)
-    async with agent_at(gateway.agent_address, SEED):
-        # Who authenticated makes room.
+    async with agent_at(gateway.agent_address, SEED) as agent:
+        assert await asyncio.wait_for(held[0].reader.read(), 5) == b""
         await eventually(lambda: gateway._port.admission.unauthenticated == 2)
-        assert (await asked(gateway, request("/healthz")))[0] == 200
-    for each in (*held, over):
+        held += [await raw(gateway) for _ in range(5)]
+        await eventually(lambda: gateway._metrics.events["dropped_unauthenticated"] == 5)
+        assert gateway._port.admission.unauthenticated == 3
+        assert agent.socket.close_code is None
+    for each in held:
         await ended(each)
+    await eventually(lambda: gateway._port.admission.unauthenticated == 0)
 
 
 @pytest.mark.parametrize(
@@ -406,7 +408,10 @@ async def test_one_that_does_not_read_is_cut_and_the_others_go_on(start: Callabl
     from aegis.gateway.views import Order
 
     gateway = await start(send_bytes=100_000)
-    async with agent_at(gateway.agent_address, SEED) as deaf, agent_at(gateway.agent_address, b"t" * 32) as other:
+    async with (
+        agent_at(gateway.agent_address, SEED) as deaf,
+        agent_at(gateway.agent_address, b"t" * 32) as other,
+    ):
         other.answer = lambda _: {"ok": True}
         uid = deaf.session.uid
         deaf.socket.transport.pause_reading()

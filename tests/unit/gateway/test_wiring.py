@@ -3,8 +3,9 @@ from __future__ import annotations
 import asyncio
 import gc
 import socket
+import ssl
+import subprocess
 import threading
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -60,11 +61,10 @@ async def test_the_actions_api_answers(tmp_path: Path) -> None:
 
 
 async def test_what_was_received_before_the_stop_is_stored(tmp_path: Path) -> None:
-    async with Gateway(options(tmp_path)) as gateway:
-        async with agent_at(gateway.agent_address, b"w" * 32) as agent:
-            for n in range(50):
-                await agent.batch(n, [item(n)])
-            await agent.acknowledged(1)
+    async with Gateway(options(tmp_path)) as gateway, agent_at(gateway.agent_address, b"w" * 32) as agent:
+        for n in range(50):
+            await agent.batch(n, [item(n)])
+        await agent.acknowledged(1)
     async with Gateway(options(tmp_path)) as gateway:
         totals = await gateway._store.totals()
         assert totals["event"].items >= 1
@@ -79,22 +79,21 @@ async def test_ten_lives_leave_no_thread(tmp_path: Path) -> None:
     assert threading.active_count() <= before + 1
 
 
-async def test_tls(tmp_path: Path, start: Callable[..., Any]) -> None:
-    import ssl
-    import subprocess
-
-    cert, key = tmp_path / "cert.pem", tmp_path / "key.pem"
-    made = subprocess.run(
-        ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"]
-        + ["-keyout", str(key), "-out", str(cert), "-days", "1", "-subj", "/CN=localhost"]
-        + ["-addext", "subjectAltName=IP:127.0.0.1"],
-        capture_output=True,
-        check=False,
-    )
-    if made.returncode:
+def certificate(directory: Path) -> tuple[str, str]:
+    """A self-signed one for 127.0.0.1; skipped where openssl makes none."""
+    cert, key = str(directory / "cert.pem"), str(directory / "key.pem")
+    command = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"]
+    command += ["-keyout", key, "-out", cert, "-days", "1", "-subj", "/CN=localhost"]
+    command += ["-addext", "subjectAltName=IP:127.0.0.1"]
+    if subprocess.run(command, capture_output=True, check=False).returncode:
         pytest.skip("openssl makes no certificate here")
-    async with Gateway(options(tmp_path, tls_cert=str(cert), tls_key=str(key))) as gateway:
-        context = ssl.create_default_context(cafile=str(cert))
+    return cert, key
+
+
+async def test_tls(tmp_path: Path) -> None:
+    cert, key = certificate(tmp_path)
+    async with Gateway(options(tmp_path, tls_cert=cert, tls_key=key)) as gateway:
+        context = ssl.create_default_context(cafile=cert)
         reader, writer = await asyncio.open_connection(*gateway.agent_address, ssl=context)
         writer.write(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
         assert (await asyncio.wait_for(reader.read(), 5)).endswith(b"\r\n\r\nok\n")

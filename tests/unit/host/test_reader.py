@@ -215,3 +215,13 @@ def test_without_a_cgroup_hierarchy_processes_say_so(tmp_path: Path) -> None:
     assert "no cgroup2 mount" in getattr(process.cgroup, "reason", "")
     with pytest.raises(HostError, match="no cgroup2 mount"):
         host.cgroup(1)
+
+
+def test_the_boot_id(host: Make, tmp_path: Path) -> None:
+    path = tmp_path / "proc/sys/kernel/random/boot_id"
+    path.parent.mkdir(parents=True)
+    path.write_text("00112233-4455-6677-8899-aabbccddeeff\n")
+    assert host(tmp_path).boot_id() == bytes.fromhex("00112233445566778899aabbccddeeff")
+    path.write_text("none\n")
+    with pytest.raises(HostError, match="no UUID"):
+        host(tmp_path).boot_id()

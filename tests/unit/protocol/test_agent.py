@@ -425,18 +425,36 @@ def test_a_gateway_that_does_not_know_the_uid_is_registered_at_once_a_connection
 
 @pytest.mark.parametrize("reregister", [True, False])
 def test_a_gateway_that_forgot_the_authentication(reregister: bool) -> None:
+    """It has its key still, so it has not begun anew: nobody registers again, and its next word is a reason to go."""
     session = opened(uid=UID, reregister=reregister)
     for frame in (GATEWAY.auth(), GATEWAY.offer(), GATEWAY.reply())[: 3 if reregister else 1]:
         session.receive(frame, 0, WALL)
     assert session.phase is Phase.UP
     session.outgoing()
-    session.receive(GATEWAY.error("agent not authenticated"), 0, WALL)
+    text = "agent not authenticated"
+    assert session.receive(GATEWAY.error(text), 0, WALL) == [PeerError(text=text)]
     assert channels_of(session.outgoing()) == ["auth"]
-    heard = session.receive(GATEWAY.auth(), 0, WALL)
-    assert any(isinstance(each, Registered) for each in heard) is not reregister
-    assert channels_of(session.outgoing()) == (
-        ["agent.registration"] if reregister else [f"agent.{UID}.heartbeat"]
-    )
+    assert Registered(uid=UID, fresh=False) in session.receive(GATEWAY.auth(), 0, WALL)
+    assert channels_of(session.outgoing()) == [f"agent.{UID}.heartbeat"]
+    assert session.receive(GATEWAY.error(text), 0, WALL)[-1] == ReconnectWanted(reason=text)
+
+
+@pytest.mark.parametrize(
+    ("known", "reregister", "registers"),
+    [
+        ("same", True, False),
+        ("same", False, False),
+        ("other", True, True),
+        ("other", False, False),
+        ("none", True, True),
+    ],
+)
+def test_a_gateway_with_another_key_has_begun_anew(known: str, reregister: bool, registers: bool) -> None:
+    key = {"same": GATEWAY.key, "other": bytes([9]) * 32, "none": None}[known]
+    session = opened(uid=UID, reregister=reregister, known_gateway_key=key)
+    session.receive(GATEWAY.auth(), 0, WALL)
+    wanted = "agent.registration" if registers else f"agent.{UID}.heartbeat"
+    assert channels_of(session.outgoing()) == [wanted]
 
 
 def test_other_errors_change_nothing() -> None:

@@ -59,3 +59,61 @@ def test_a_lookout_looks_at_its_own_pace_until_closed() -> None:
     assert lookout.join(20)
     assert len(threads) == 3
     assert {*threads} != {offload.this_thread()}
+
+
+async def test_what_comes_while_it_is_busy_goes_together() -> None:
+    loop, done = asyncio.get_running_loop(), asyncio.Event()
+    gate, groups = threading.Event(), []
+
+    def handle(things: list[int]) -> None:
+        gate.wait(20)
+        groups.append(things)
+        if sum(map(len, groups)) == 10:
+            loop.call_soon_threadsafe(done.set)
+
+    gatherer = offload.Gatherer(handle, "test")
+    gatherer.put(0)
+    await asyncio.sleep(0.05)
+    for n in range(1, 10):
+        gatherer.put(n)
+    gate.set()
+    await asyncio.wait_for(done.wait(), 5)
+    gatherer.close()
+    assert gatherer.join(5)
+    assert groups == [[0], list(range(1, 10))]
+
+
+def test_a_close_leaves_nothing_undone_and_takes_nothing_more() -> None:
+    handled: list[int] = []
+    gatherer = offload.Gatherer(handled.extend, "test")
+    for n in range(1000):
+        gatherer.put(n)
+    gatherer.close()
+    gatherer.close()
+    with pytest.raises(RuntimeError):
+        gatherer.put(1)
+    assert gatherer.join(5)
+    assert handled == list(range(1000))
+
+
+async def test_a_worker_makes_its_calls_in_order_on_one_thread() -> None:
+    worker = offload.Worker("test")
+    made: list[int] = []
+
+    def call(number: int) -> int:
+        made.append(number)
+        return threading.get_ident()
+
+    threads = await asyncio.gather(
+        *(worker.submit(lambda number=number: call(number)) for number in range(9))
+    )
+    assert made == list(range(9))
+    assert len(set(threads)) == 1
+    assert threads[0] != threading.get_ident()
+    with pytest.raises(ZeroDivisionError):
+        await worker.submit(lambda: 1 // 0)
+    worker.close()
+    worker.close()
+    assert worker.join(5)
+    with pytest.raises(RuntimeError):
+        worker.submit(lambda: 1)

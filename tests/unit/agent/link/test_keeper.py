@@ -53,14 +53,19 @@ async def test_an_agent_registers_once_and_comes_back_as_the_same(tmp_path: Path
 
 
 async def test_a_gateway_that_forgets_is_told_again(tmp_path: Path) -> None:
-    gateway = SmallGateway(ours=False)
-    async with serving(gateway) as url:
-        for count in (1, 2):
+    """A deployed one makes a key and forgets its agents at each start, and says nothing of either."""
+    first, restarted = SmallGateway(ours=False), SmallGateway(ours=False)
+    async with serving(first) as url:
+        for _ in range(2):
             linked = Linked(url, tmp_path)
             async with linked.kept():
                 await comes(lambda: linked.uplink.connected)  # noqa: B023
-            assert len(gateway.registrations) == count
-    assert len({one.key for one in gateway.registrations}) == 1
+    async with serving(restarted, int(url.rpartition(":")[2])):
+        linked = Linked(url, tmp_path)
+        async with linked.kept():
+            await comes(lambda: linked.uplink.connected)
+    assert (len(first.registrations), len(restarted.registrations)) == (1, 1)
+    assert first.registrations[0].uid == restarted.registrations[0].uid
 
 
 async def test_the_uid_is_on_disk_before_success_is_said(

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from aegis.agent.outbox.outbox import Outbox
 from aegis.model.block import Block, BlockClass
 from tests.support.outbox import Gateway, Ledger, check_balance, make
 from tests.support.outbox_mutants import STORES
@@ -72,6 +73,15 @@ async def life(
     }
     outbox, health = make(directory, STORES[store], caps)
     await outbox.open()
+    try:
+        await doings(outbox, ledger, gateway, chance)
+        assert health.raised() == ()
+    finally:
+        await outbox.close(2)
+    check_balance(outbox)
+
+
+async def doings(outbox: Outbox, ledger: Ledger, gateway: Gateway, chance: random.Random) -> None:
     unsent: list[Block] = []
     for _ in range(60):
         what = chance.random()
@@ -86,7 +96,9 @@ async def life(
         elif what < 0.9:
             for block in unsent:
                 gateway.take(block)
+                gateway.doubt(block)
                 if chance.random() < 0.9:
+                    gateway.settle(block)
                     outbox.acknowledged(block.stream, block.cls, block.next)
             unsent.clear()
         elif what < 0.95:
@@ -97,9 +109,6 @@ async def life(
         check_balance(outbox)
         assert outbox.memory_bytes() <= 60_000 + 5 * (48 << 10)
     assert await ledger.promise(outbox)
-    assert health.raised() == ()
-    await outbox.close(2)
-    check_balance(outbox)
 
 
 async def lives(directory: Path, chance: random.Random, store: str = "sound") -> None:
@@ -108,12 +117,15 @@ async def lives(directory: Path, chance: random.Random, store: str = "sound") ->
         await life(directory, ledger, gateway, chance, store)
     outbox, _ = make(directory, STORES[store])
     await outbox.open()
-    await gateway.drain_all(outbox)
-    for cls in BlockClass:
-        ledger.issue(outbox, cls)
-    await gateway.drain_all(outbox)
-    await outbox.close(2)
+    try:
+        await gateway.drain_all(outbox)
+        for cls in BlockClass:
+            ledger.issue(outbox, cls)
+        await gateway.drain_all(outbox)
+    finally:
+        await outbox.close(2)
     ledger.judge(gateway, exact=True)
+    assert not [key for key in gateway.losses if key[3] == "corrupt"], "nobody damaged the file"
 
 
 async def test_whatever_happens_each_record_arrives_or_is_listed(tmp_path: Path) -> None:

@@ -172,6 +172,9 @@ async def test_a_follower_passes_what_is_not_chosen(api: Api) -> None:
     assert not waiting.done()
     api.hub.store({"type": "exec", "pid": 5})
     assert pids(await waiting) == [5]
+    assert [query.after for query in api.hub.queries].count(
+        "0"
+    ) < 15  # what was passed is not looked at again
 
 
 async def test_a_wait_ends(api: Api) -> None:

@@ -7,6 +7,7 @@ import contextlib
 import signal
 import socket
 
+import psutil
 import pytest
 
 from aegis.gateway.api import server
@@ -92,10 +93,8 @@ async def test_an_answer_nobody_reads_holds_a_place_only_so_long(
     monkeypatch.setattr(server, "UNREAD_S", 0.3)
     monkeypatch.setattr(server, "REQUEST_DEADLINE_S", 0.3)  # which must not cut an answer that is being read
     api.hub.store(*({"type": "exec", "pid": number, "x": "y" * 1000} for number in range(20_000)))
-    with socket.create_connection(("127.0.0.1", api.port)) as client:
-        client.setblocking(False)
-        raw = f"GET /events?last=20000 HTTP/1.1\r\nHost: x\r\nAccept: application/x-ndjson\r\nAuthorization: Bearer {TOKEN}\r\n\r\n"
-        await asyncio.get_running_loop().sock_sendall(client, raw.encode())
+    with socket.socket() as client:
+        await ask_unread(client, api)
         await asyncio.sleep(1.0)
         total = await _rest(client)
         assert total < 20_000_000
@@ -113,6 +112,31 @@ async def test_a_stop_does_not_wait_for_anybody() -> None:
     idle[1].close()
     with pytest.raises(OSError):
         socket.create_connection(("127.0.0.1", api.port), timeout=1)
+
+
+async def test_a_stop_lets_go_of_who_does_not_read() -> None:
+    loop = asyncio.get_running_loop()
+    with socket.socket() as client:
+        async with running_api() as api:
+            api.hub.store(*({"type": "exec", "pid": number, "x": "y" * 1000} for number in range(20_000)))
+            await ask_unread(client, api)
+            await asyncio.sleep(0.3)
+            begun = loop.time()
+        assert loop.time() - begun < server.STOP_WITHIN_S + 0.5
+        await asyncio.sleep(0.2)
+        held = psutil.Process().net_connections("tcp")
+        assert [one for one in held if one.laddr.port == api.port] == []
+
+
+async def ask_unread(client: socket.socket, api: Api) -> None:
+    """Ask for 20 MB and read none of it."""
+    client.connect(("127.0.0.1", api.port))
+    client.setblocking(False)
+    raw = (
+        "GET /events?last=20000 HTTP/1.1\r\nHost: x\r\nAccept: application/x-ndjson\r\n"
+        f"Authorization: Bearer {TOKEN}\r\n\r\n"
+    )
+    await asyncio.get_running_loop().sock_sendall(client, raw.encode())
 
 
 async def test_signals_stay_the_process_s() -> None:

@@ -16,17 +16,16 @@ from tests.unit.gateway.store.test_base import UID, agent, batch
 
 
 async def test_the_file_is_ours_alone(tmp_path: Path) -> None:
-    os.umask(os.umask(0))
     before = os.umask(0)
     try:
         store = SqliteStore(str(tmp_path))
         await store.open()
         await store.save_agent(agent(UID))
-        modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in tmp_path.iterdir()}
+        modes = {stat.S_IMODE(os.stat(tmp_path / name).st_mode) for name in os.listdir(tmp_path)}
         await store.close()
     finally:
         os.umask(before)
-    assert set(modes.values()) == {0o600}
+    assert modes == {0o600}
 
 
 async def test_a_commit_is_synced(tmp_path: Path) -> None:

@@ -1,0 +1,100 @@
+"""What the datapath is made of: an object file and where its programs go; as much of it as this kernel loads; what is
+told of parts that are missing, that keep another size, or that were put back."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from aegis.errors import AbiMismatch, KernelError
+from aegis.kernel.constants import Constants
+from aegis.kernel.maps import Map
+from aegis.kernel.object import BpfObject
+from aegis.kernel.tc import Direction
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """An object file and where its programs go. Without those of `packet` there is no datapath; the others name
+    owners, and what cannot be loaded or attached of them is reported in `Datapath.missing`."""
+
+    object: str
+    packet: Mapping[Direction, str]
+    cgroup: tuple[str, ...] = ()
+    tracing: tuple[str, ...] = ()
+    snapshot: tuple[str, ...] = ()  # iterators, run once when all else is attached
+    on_demand: tuple[str, ...] = ()  # run by the agent
+
+
+CORE: Final = Plan(
+    object="core",
+    packet={Direction.EGRESS: "tc_egress_flow", Direction.INGRESS: "tc_ingress_flow"},
+    cgroup=("cgroup_sock_create_owner",),
+    tracing=("tp_sock_relabel",),
+    snapshot=("iter_task_file_owner",),
+    on_demand=("syscall_flow_sweep",),
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeptSize:
+    """A pinned table whose size differs from the configured one: it keeps its own until it is detached."""
+
+    name: str
+    configured: int
+    kept: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Missing:
+    """A part that could not be loaded or attached; the rest runs without it."""
+
+    part: str
+    error: KernelError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Mended:
+    """A hook somebody had taken our program off, and, where it could not be put back, why.
+
+    Not `seen`: whether it is in place cannot be told, and `error` says why; it counts as attached.
+    """
+
+    part: str
+    error: KernelError | None
+    seen: bool = True
+
+
+def load_most(
+    plan: Plan,
+    constants: Constants | None,
+    map_sizes: Mapping[str, int],
+    reuse: Mapping[str, Map],
+    btf: Path | None,
+) -> tuple[BpfObject, tuple[Missing, ...]]:
+    """The plan's object, loaded with as much of the plan as this kernel takes. Raises what the packet programs raise."""
+    needed = {*plan.packet.values(), *plan.on_demand}
+    extra = [*plan.cgroup, *plan.tracing, *plan.snapshot]
+    missing: list[Missing] = []
+    while True:
+        loaded = BpfObject.open(
+            plan.object,
+            constants=constants,
+            map_sizes=map_sizes,
+            autoload={*needed, *extra},
+            reuse=reuse,
+            btf=btf,
+        )
+        try:
+            loaded.load()
+        except KernelError as error:
+            loaded.close()
+            if not extra or isinstance(error, AbiMismatch):
+                raise
+            # Tracing needs most (CAP_PERFMON, type information), so it goes first.
+            part = extra.pop()
+            missing.append(Missing(part=part, error=error))
+        else:
+            return loaded, tuple(missing)

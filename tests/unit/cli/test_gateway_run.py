@@ -1,0 +1,45 @@
+from __future__ import annotations
+
+import importlib.util
+
+import click
+import pytest
+from click.testing import CliRunner
+
+from aegis.cli.gateway_run import _Address, run
+
+
+@pytest.mark.parametrize(
+    ("text", "address"),
+    [
+        ("127.0.0.1:8080", ("127.0.0.1", 8080)),
+        ("[::1]:0", ("::1", 0)),
+        ("gw.example:65535", ("gw.example", 65535)),
+    ],
+)
+def test_an_address(text: str, address: tuple[str, int]) -> None:
+    assert _Address().convert(text, None, None) == address
+
+
+@pytest.mark.parametrize("text", ["", "8080", ":8080", "h:", "h:x", "h:65536", "h:-1"])
+def test_what_is_no_address(text: str) -> None:
+    with pytest.raises(click.BadParameter):
+        _Address().convert(text, None, None)
+
+
+def test_a_missing_extra_names_the_line_that_helps(monkeypatch: pytest.MonkeyPatch) -> None:
+    find = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name: None if name in {"litestar", "uvicorn"} else find(name)
+    )
+    monkeypatch.setattr("aegis.cli.gateway_run._Asked", lambda: None)
+    result = CliRunner().invoke(run, ["--data-dir", "/nowhere"])
+    assert result.exit_code == 4
+    assert "litestar, uvicorn" in result.output
+    assert "pip install 'aegis[gateway]'" in result.output
+
+
+def test_help_names_every_flag() -> None:
+    said = CliRunner().invoke(run, ["--help"]).output
+    flags = "--listen --actions-listen --data-dir --store --bus --allow-v1 --tls-cert --tls-key --insecure --advertise"
+    assert [flag for flag in flags.split() if flag not in said] == []
