@@ -9,7 +9,6 @@ import resource
 import signal
 import socket
 import struct
-import threading
 import time
 from pathlib import Path
 
@@ -24,6 +23,7 @@ from benchmarks.wire import Client, Prepared, envelope, frame, prepare
 AGENTS = 2_000
 FLOODERS = 50
 FLOOD_S = 10.0
+WARM_S = 2.0  # until every buffer has been filled once
 HONEST = 60
 
 
@@ -222,12 +222,12 @@ def _flood() -> list[Row]:
             client.enter()
             clients.append(client)
         time.sleep(0.5)
-        before = gate.rss_bytes()
-        over = threading.Event()
         flooders = children.call(_flooding, [client.socket for client in clients], [c.uid for c in clients])
         waits: list[float] = []
         grown: list[float] = []
         with flooders:
+            time.sleep(WARM_S)
+            before = gate.rss_bytes()
             ends = time.monotonic() + FLOOD_S
             number = FLOODERS
             while time.monotonic() < ends:
@@ -239,7 +239,6 @@ def _flood() -> list[Row]:
                 number += 1
                 grown.append((gate.rss_bytes() - before) / 1e6)
                 time.sleep(max(0.0, FLOOD_S / HONEST - waits[-1]))
-            over.set()
             flooders.signal(signal.SIGKILL)
         for client in clients:
             client.close()

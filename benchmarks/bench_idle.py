@@ -15,8 +15,14 @@ WINDOWS = 5
 
 
 def run() -> list[Row]:
-    """All modules, a veth interface without traffic, the machine's own processes as they are."""
+    """A veth interface without traffic, the machine's own processes as they are: alone, and with a live session."""
+    return [*_idle("idle", link=False), *_idle("link_idle", link=True)]
+
+
+def _idle(name: str, *, link: bool) -> list[Row]:
     with open_stage() as stage:
+        if link:
+            stage.start_gateway()
         stage.start_agent()
         time.sleep(SETTLE_S)
         cpu, rss, memory, kernel = [], [], [], 0.0
@@ -26,17 +32,20 @@ def run() -> list[Row]:
             kernel = _kernel_bytes(stage) / 1e6
             memory.append(rss[-1] + kernel)
         modules = [row["name"] for row in stage.ask("modules.list") if row["state"] == "running"]
-    note = f"modules {', '.join(sorted(modules))}"
+        state = stage.ask("status")[0]["gateway"]["state"]
+    note = f"modules {', '.join(sorted(modules))}; gateway {state}"
     return [
-        Row(name="idle_rss", value=median(rss), unit="MB", samples=rss, note=note),
+        Row(name=f"{name}_rss", value=median(rss), unit="MB", samples=rss, note=note),
         Row(
-            name="idle_memory",
+            name=f"{name}_memory",
             value=median(memory),
             unit="MB",
             samples=memory,
             note=f"of it {kernel:.1f} MB maps and programs, by the memlock lines of fdinfo",
         ),
-        Row(name="idle_cpu", value=median(cpu), unit="%", samples=cpu, note=f"windows of {WINDOW_S:.0f} s"),
+        Row(
+            name=f"{name}_cpu", value=median(cpu), unit="%", samples=cpu, note=f"windows of {WINDOW_S:.0f} s"
+        ),
     ]
 
 

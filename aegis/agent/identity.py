@@ -20,6 +20,7 @@ KEY, REGISTRATION = "agent.key", "registration.json"
 SEED_BYTES = 32
 MAX_BYTES = 4096
 MOST_GATEWAYS = 4  # whose answers are kept, the newest
+_MALFORMED = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)  # what the decoder raises for any bytes
 
 
 class _Key(msgspec.Struct, frozen=True, kw_only=True):
@@ -83,7 +84,7 @@ def load(state_dir: str) -> Identity | None:
         return None
     try:
         seed = msgspec.json.decode(content, type=_Key).seed
-    except msgspec.DecodeError as error:
+    except _MALFORMED as error:
         raise private_file.refused(path, f"is no key of an agent: {error}") from None
     if len(seed) != SEED_BYTES:
         raise private_file.refused(path, f"holds a seed of {len(seed)} bytes, not {SEED_BYTES}")
@@ -105,7 +106,7 @@ def _registrations(state_dir: str, seed: bytes) -> tuple[Registration, ...]:
     try:
         content = private_file.read(os.path.join(state_dir, REGISTRATION), MAX_BYTES)
         kept = msgspec.json.decode(content or b"", type=_Registrations)
-    except (StorageError, msgspec.DecodeError):
+    except (StorageError, *_MALFORMED):
         return ()
     return tuple(kept.gateways) if kept.key == _digest(seed) else ()
 

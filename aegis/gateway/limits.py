@@ -26,8 +26,6 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     handshakes_burst: int = 2500
     send_bytes: int = 1024 * 1024  # that wait for one agent to read
     send_stall_s: float = 10.0  # without progress while bytes wait
-    frames_s: float = 2000.0  # data frames a second of one socket; what is over waits in the kernel
-    frames_burst: int = 4000
     bytes_at_once: int = 4 * 1024 * 1024  # of batches of one agent that wait for the store
     bytes_at_once_in_all: int = 64 * 1024 * 1024
     queued_of_agent: int = 1000  # orders kept for one agent

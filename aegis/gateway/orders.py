@@ -26,7 +26,7 @@ from aegis.runtime.clock import SystemClock
 from aegis.runtime.log import logger
 
 SECOND: Final = 1_000_000_000
-FLUSH_S: Final = 2.0  # how long a caller waits for the kernel to take the bytes
+FLUSH_S: Final = 0.5  # how long a caller waits for the kernel to take the bytes
 _POLL_S: Final = 0.01
 _QUIET_S: Final = 1.0  # no agent takes anything between the frames of its handshake; ours say when it is over
 _MOST_REMEMBERED: Final = 200_000  # commands that may still be answered
@@ -111,7 +111,7 @@ class Orders:
             else:
                 self._queue(agent, each)
         if written:
-            await self._flushed(FLUSH_S)
+            await self._flushed(written)
         if wait_s > 0 and made:
             waiters = [each.waiter for each in made if each.waiter is not None]
             await asyncio.wait(waiters, timeout=wait_s)
@@ -292,9 +292,14 @@ class Orders:
                     message.row = msgspec.structs.replace(row, status="sent", sent_ns=now_ns)
                     self._change(MessageChange(id=row.id, status="sent", sent_ns=now_ns))
 
-    async def _flushed(self, within_s: float) -> None:
-        if self._polling is not None:
-            await asyncio.wait([self._polling], timeout=within_s)
+    async def _flushed(self, written: list[_Message]) -> None:
+        """Until the kernel has these; another agent that does not read delays nobody but who wrote to it."""
+        await asyncio.sleep(0)
+        self._look()
+        until = self._clock.monotonic_ns() + int(FLUSH_S * SECOND)
+        # The transport tells nobody that the last byte is gone.
+        while any(each.row.status == "queued" for each in written) and self._clock.monotonic_ns() < until:  # noqa: ASYNC110
+            await asyncio.sleep(_POLL_S)
 
     async def _take_answer(self, uid: str, answer: gateway_happenings.Answer) -> None:
         message = self._asked.pop((uid, answer.in_reply_to), None)

@@ -402,16 +402,18 @@ class AgentSession:
         )
 
     def _say(self, kind: str, up: channels.Up, payload: str, wall_s: int, *, covered: bool = True) -> None:
-        """A message of the session, signed as deployed agents sign; for our gateway also over all of the envelope."""
+        """A message of the session: signed as deployed agents sign, or for our gateway over all of the envelope."""
         who = self._uid or self._agent_id
         channel = channels.up(who, up)
         identity = f"{up}_{self._entropy(8).hex()}"
         fresh = self._entropy(v1.OWN_NONCE_BYTES - len(v1.MESSAGE_NONCE))
         nonce = base64text.encode(v1.MESSAGE_NONCE + fresh)
-        signed = canonical.message(who, self._key_text, wall_s, nonce)
-        headers = {}
+        headers, signature = {}, ""
         if covered and self._ours:
             headers = cover(self._signer, identity, kind, channel, wall_s, nonce, payload)
+        else:
+            signed = canonical.message(who, self._key_text, wall_s, nonce)
+            signature = base64text.encode(self._signer.sign(signed))
         self._outgoing.append(
             envelope.write(
                 identity=identity,
@@ -420,7 +422,7 @@ class AgentSession:
                 payload=payload,
                 timestamp=wall_s,
                 nonce=nonce,
-                signature=base64text.encode(self._signer.sign(signed)),
+                signature=signature,
                 headers=headers,
             )
         )

@@ -102,6 +102,8 @@ _OF_ONE_MODULE: dict[str, Callable[[str], Command]] = {
 }
 _CHANNELS = frozenset({Down.MODULES, Down.POLICIES})
 _encode = msgspec.json.Encoder().encode
+# JSON has them as they are, YAML only escaped; a document is read as both.
+_YAML_ESCAPED = re.compile("[\x7f-\x84\x86-\x9f\ufffe\uffff]")
 
 
 def is_policy(command: Command) -> bool:
@@ -125,7 +127,7 @@ def parse(channel: str, body: Mapping[str, Any], *, wall_s: int) -> Command:
             return command
     translated = policy_variants.translate(body, wall_s=wall_s)
     if translated is not None:
-        return ApplyPolicy(_encode(translated.document), translated.variant, translated.name)
+        return ApplyPolicy(_written(translated.document), translated.variant, translated.name)
     shown = kind if isinstance(kind, str) else body.get("action")
     raise OrderUnknown(f"there is no order {str(shown)[:80]!r}")
 
@@ -165,8 +167,14 @@ def _apply(body: Mapping[str, Any]) -> ApplyPolicy:
         except UnicodeEncodeError:
             raise PolicyInvalid("document", "holds half of a surrogate pair") from None
     if isinstance(document, dict):
-        return ApplyPolicy(_encode(document), "own")
+        return ApplyPolicy(_written(document), "own")
     raise OrderInvalid("document: must be a policy document")
+
+
+def _written(document: dict[str, Any]) -> bytes:
+    """The document as JSON that is YAML too."""
+    text = _encode(document).decode()
+    return _YAML_ESCAPED.sub(lambda found: f"\\u{ord(found[0]):04x}", text).encode()
 
 
 def _module_id(body: Mapping[str, Any]) -> str:

@@ -180,13 +180,12 @@ _read_any = msgspec.json.Decoder()
 _read_ack = msgspec.json.Decoder(Ack)
 
 
-def parse(data: bytes | str, decoder: msgspec.json.Decoder[_T], name: str) -> _T:
+def parse(data: bytes, decoder: msgspec.json.Decoder[_T], name: str) -> _T:
     """JSON of the decoder's type. Raises EnvelopeInvalid that begins with `name`."""
     try:
-        raw = data.encode() if isinstance(data, str) else data
-        if is_deeper(raw, v1.JSON_DEPTH):
+        if is_deeper(data, v1.JSON_DEPTH):
             raise EnvelopeInvalid(f"{name}: is nested deeper than {v1.JSON_DEPTH}")
-        return decoder.decode(raw)
+        return decoder.decode(data)
     except (msgspec.DecodeError, UnicodeError, RecursionError, ValueError) as error:
         raise EnvelopeInvalid(f"{name}: {error}") from None
 

@@ -21,6 +21,7 @@ from tests.support.link_ledger import Ledger
 from tests.support.link_mutants import planted
 from tests.support.placed import LINK, PORT, PlacedGateway, at_work, connected, link_of, nft, options
 from tests.support.proxy import Proxy
+from tests.support.scale import scaled
 from tests.support.world import World, open_world
 
 pytestmark = [pytest.mark.require("root", "bpf", "bpffs", "nft"), pytest.mark.timeout(180)]
@@ -110,7 +111,7 @@ def test_nothing_happens(rig: Rig) -> None:
 
 
 def test_the_gateway_is_killed_and_comes_back(rig: Rig) -> None:
-    for _ in range(2):
+    for _ in range(scaled(2, 20)):
         with rig.working(150):
             time.sleep(0.05)
             assert rig.gate.stop(signal.SIGKILL) == -signal.SIGKILL
@@ -135,7 +136,7 @@ def test_the_agent_is_killed_while_nobody_takes_what_it_has(rig: Rig) -> None:
 
 def test_the_connection_is_reset_again_and_again(rig: Rig) -> None:
     with rig.proxied() as proxy:
-        for _ in range(4):
+        for _ in range(scaled(4, 60)):
             with rig.working(80):
                 await_condition(lambda: link_of(rig.agent)["state"] == "connected")
                 time.sleep(0.05)
@@ -260,7 +261,7 @@ def test_another_socket_of_the_agents_key(rig: Rig) -> None:
 
     seed = base64.b64decode(json.loads((rig.agent.directory / "state" / "agent.key").read_text())["seed"])
     with rig.working(150):
-        for _ in range(2):
+        for _ in range(scaled(2, 10)):
             twin = StrangeAgent(rig.gate.url, "twin", seed=seed)
             with rig.world.a.entered():
                 twin.connect()

@@ -2,7 +2,8 @@
 
 At full scale (`./dev soak link`) 10^5 messages and 200 reconnects; a message is an event in the gateway's store. Memory is
 what is the process's own (RssAnon: neither files nor what is shared), looked at each hundredth of the way, and its slope
-is Theil and Sen's over the second half. A small run cannot show a slope a million messages have: it has a bound in bytes.
+is Theil and Sen's over the second half. What is bounded is filled first: the agent's history of 10,000 events, and at both
+ends room for the largest backlog. A small run cannot show a slope a million messages have: it has a bound in bytes.
 """
 
 from __future__ import annotations
@@ -25,6 +26,8 @@ MESSAGES = scaled(2_000, 100_000)
 RECONNECTS = scaled(8, 200)
 LOOKS = scaled(20, 100)
 PER_START = 2  # events of one program: its start and its end
+WARM_STARTS = scaled(200, 8_000)
+WARM_CUTS = scaled(1, 60)
 SLOPE_KIB = 1024.0  # in a million messages
 SMALL_KIB = 2048  # of growth, in a small run
 
@@ -74,9 +77,12 @@ def test_nothing_is_left_behind(tmp_path: Path) -> None:
     dice = random.Random(seed())
     ways = [dice.choice(("reset", "stall and reset", "module")) for _ in range(RECONNECTS)]
     with made(tmp_path) as rig, rig.proxied():
-        rig.ledger.work(200)  # what is made once is made
-        cut(rig, "reset")
-        rig.ledger.judge()
+        rig.proxy.up.stalled = True
+        rig.ledger.work(WARM_STARTS)
+        rig.proxy.up.stalled = False
+        for _ in range(WARM_CUTS):
+            cut(rig, "stall and reset")
+        rig.ledger.judge(60)
         before = at_rest(rig)
         agent: list[tuple[float, float]] = []
         gate: list[tuple[float, float]] = []

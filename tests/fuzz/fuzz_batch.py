@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import functools
 import json
 import sys
@@ -10,6 +11,14 @@ from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+PARSERS = (
+    "aegis/protocol/payloads.py:read_kind",
+    "aegis/protocol/payloads.py:read_batch",
+    "aegis/protocol/payloads.py:_boot_id",
+    "aegis/protocol/payloads.py:Batch",
+    "aegis/protocol/depth.py",
+)
 
 
 @functools.cache
@@ -39,6 +48,9 @@ def one(data: bytes) -> None:
             assert item[:1] == b"{"
             assert not is_deeper(item, v1.JSON_DEPTH - 2)
             item.decode()
+    with contextlib.suppress(EnvelopeInvalid):
+        payloads.read_batch(data.ljust(v1.BATCH_BYTES + v1.BATCH_ROOM + 1), "events")
+        raise AssertionError("more was read than a batch holds")
     for name in ("processes", "status", "policies", "threats", "logs"):
         frame = {
             "type": "event",

@@ -7,6 +7,13 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
+PARSERS = (
+    "aegis/protocol/payloads.py:read_error",
+    "aegis/protocol/payloads.py:_candidates",
+    "aegis/protocol/payloads.py:_one_line",
+    "aegis/protocol/agent.py:_error",
+)
+
 
 def one(data: bytes) -> None:
     from aegis.protocol import payloads

@@ -7,6 +7,11 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
+PARSERS = (
+    "aegis/protocol/orders.py",
+    "aegis/protocol/policy_variants.py",
+)
+
 
 def one(data: bytes) -> None:
     from aegis.errors import EnvelopeInvalid, OrderInvalid, OrderUnknown, PolicyError

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import functools
 import json
 import sys
@@ -10,6 +11,13 @@ from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+PARSERS = (
+    "aegis/protocol/payloads.py:read_push_text",
+    "aegis/protocol/payloads.py:read_push",
+    "aegis/protocol/payloads.py:read_ack",
+    "aegis/protocol/crypto.py:unseal",
+)
 
 
 @functools.cache
@@ -20,11 +28,11 @@ def session() -> Any:
 
 
 def one(data: bytes) -> None:
-    from aegis.errors import EnvelopeInvalid
+    from aegis.errors import EnvelopeInvalid, SealInvalid
     from aegis.protocol import payloads
     from aegis.protocol.agent import Phase
     from aegis.protocol.agent_happenings import Acknowledged, Order, Refused
-    from aegis.protocol.crypto import seal, shared_key
+    from aegis.protocol.crypto import seal, shared_key, unseal
     from tests.support.stages import GATEWAY, WALL
 
     for read in (payloads.read_push, payloads.read_ack):
@@ -33,6 +41,9 @@ def one(data: bytes) -> None:
         except EnvelopeInvalid as error:
             said = str(error)
             assert said
+    with contextlib.suppress(SealInvalid):
+        unseal(bytes(32), data[:12], data[12:])
+        raise AssertionError("a seal that nobody made opened")
     agent = session()
     key = shared_key(agent.public_key, GATEWAY.key)
     for text in (data, base64.b64encode(data)):

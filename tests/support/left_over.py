@@ -11,7 +11,10 @@ _OBJECT = re.compile(r"^(prog_id|map_id|link_id|btf_id):\s+(\d+)$", re.MULTILINE
 
 @dataclass(frozen=True)
 class Held:
-    """BPF objects are those whose ids its descriptors name, and files below its pin directory."""
+    """BPF objects are those whose ids its descriptors name, and files below its pin directory.
+
+    Threads are its own: the kernel's workers for io_uring come and go as the kernel likes.
+    """
 
     descriptors: int
     threads: int
@@ -31,9 +34,17 @@ def held(pid: int, pins: Path | None = None) -> Held:
         descriptors += 1
         objects.update(f"{kind} {number}" for kind, number in _OBJECT.findall(text))
     files = () if pins is None or not pins.exists() else pins.rglob("*")
-    return Held(
-        descriptors, status(pid, "Threads"), frozenset(objects), frozenset(str(each) for each in files)
-    )
+    return Held(descriptors, _threads(place), frozenset(objects), frozenset(str(each) for each in files))
+
+
+def _threads(place: Path) -> int:
+    count = 0
+    for task in (place / "task").iterdir():
+        try:
+            count += not (task / "comm").read_text().startswith("iou-")
+        except (FileNotFoundError, ProcessLookupError):  # ended meanwhile
+            continue
+    return count
 
 
 def status(pid: int, name: str) -> int:

@@ -19,13 +19,19 @@ from aegis.agent.link.unsaid import Change, Reply, Unsaid
 from aegis.agent.link.window import Window
 from aegis.errors import ConnectionLost, GatewayRefused
 from aegis.model.block import Block, BlockClass
+from aegis.model.event import LossEvent
+from aegis.model.event import encode as encode_event
 from aegis.protocol import v1
 from aegis.protocol.agent import AgentSession, Phase
-from aegis.protocol.agent_happenings import AgentHappening, Closed, ReconnectWanted
+from aegis.protocol.agent_happenings import AgentHappening, Closed, PeerError, ReconnectWanted, Refused
 from aegis.protocol.channels import Up
 from aegis.runtime.module import Clock, Log
 
 PONG_S = 10.0
+FRAMES_A_TURN = 32
+MOST_COMPLAINTS = (
+    1000  # frames of one connection that were refused or errors; then it is a broken or hostile peer
+)
 SECOND = 1_000_000_000
 _SECONDS = re.compile(r"\b([0-9]{1,5}(?:\.[0-9]{1,3})?) ?s\b")
 
@@ -75,6 +81,7 @@ class Drive:
         self._pong_timer: asyncio.TimerHandle | None = None
         self._ping_due = False
         self._over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._complaints = 0
         self.batches_sent = 0
 
     def wake(self) -> None:
@@ -120,8 +127,13 @@ class Drive:
     # ---- in
 
     async def _read(self) -> None:
+        """Frames that are there already are received without a pause, so the others get their turn here."""
+        frames = 0
         try:
             while True:
+                frames += 1
+                if not frames % FRAMES_A_TURN:
+                    await asyncio.sleep(0)
                 frame = await self._connection.recv()
                 self._take(
                     self._session.receive(frame, self._clock.monotonic_ns(), self._wall_s()),
@@ -139,6 +151,10 @@ class Drive:
                     self._end(ConnectionLost(f"{one.code}: {one.reason}"))
                 case ReconnectWanted():
                     self._end(BeginAnew(one.reason))
+                case Refused() | PeerError():
+                    self._complaints += 1
+                    if self._complaints == MOST_COMPLAINTS:
+                        self._end(ConnectionLost(f"{MOST_COMPLAINTS} of its frames were errors"))
         self._settle()
 
     def _settle(self) -> None:
@@ -216,17 +232,23 @@ class Drive:
             await self._connection.send(frame)
 
     async def _write_block(self, block: Block) -> None:
-        """As one batch or, where the JSON is larger, as some; a block without records carries its losses alone."""
-        losses = block.losses
+        """As one batch or, where the JSON is larger, as some."""
         try:
             parts = to_json(
                 block.records, block.base_ns, most_items=v1.BATCH_ITEMS, most_bytes=v1.BATCH_BYTES
             )
         except ValueError as error:
             self._log.error("block not sent", cls=block.cls.value, first=block.first, error=str(error))
-            parts = []
-            losses = (*losses, ("link", block.cls.value, "unreadable", block.count))
-        for index, (offset, _, items) in enumerate(parts or [(0, 0, b"[]")]):
+            # One item in the place of all of them; the next block's acknowledgement stands for this one too.
+            lost = LossEvent(
+                time_ns=block.base_ns,
+                stage="link",
+                kind=block.cls.value,
+                reason="unreadable",
+                count=block.count,
+            )
+            parts = [(0, 1, b"[" + encode_event(lost) + b"]")]
+        for index, (offset, _, items) in enumerate(parts):
             if not self._session.takes(block.cls):
                 # A later block's acknowledgement would stand for this one too: it is sent again on a connection anew.
                 raise BeginAnew("the gateway forgot this agent in the middle of a block")
@@ -236,7 +258,7 @@ class Drive:
                 first=block.first + offset,
                 boot_id=block.boot_id,
                 items_json=items,
-                losses=losses if index == 0 else (),
+                losses=block.losses if index == 0 else (),
                 wall_s=self._wall_s(),
             )
             await self._write_frames()

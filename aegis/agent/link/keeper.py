@@ -8,6 +8,7 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 from aegis.agent import identity as identities
+from aegis.agent.link.complaints import Complaints
 from aegis.agent.link.dial import dial
 from aegis.agent.link.drive import BeginAnew, Drive
 from aegis.agent.link.window import Window
@@ -60,6 +61,7 @@ class Keeper:
         self._backoff = Backoff(entropy=os.urandom, cap_s=settings.number("longest_pause_s"))
         self._identity: identities.Identity | None = None
         self._offset_s = 0  # the gateway's clock minus this host's, where that was refused
+        self._complaints = Complaints(uplink.log.warning, uplink.clock.monotonic_ns)
         self._gateway_key = b""
         self._proven = False  # this connection authenticated: what it refuses now is not for the time
         self._window = Window(0)
@@ -187,10 +189,10 @@ class Keeper:
             case GatewayUnproven():
                 self._doubt(one)
             case PeerError():
-                self._uplink.log.warning("gateway reports an error", text=one.text)
+                self._complaints.add("gateway reports an error", "", one.text)
             case Refused():
                 self._frames_refused[one.code] += 1
-                self._uplink.log.warning("frame of the gateway refused", code=one.code, text=one.text)
+                self._complaints.add("frame of the gateway refused", one.code, one.text)
             case Closed():
                 self._learn_time(one)
             case ReconnectWanted():

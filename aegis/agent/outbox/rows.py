@@ -48,13 +48,20 @@ class Key:
     def open(self, cls: BlockClass, seq: int, stream: int, first: int, sealed: bytes) -> tuple[Block, int]:
         """The block and its `upto`. Raises SpoolCorrupt for everything but what `seal` made of this place."""
         plain = self._opened(sealed, associated(cls, stream, first))
-        form, count, base_ns, boot_id, place, upto, length = _HEAD.unpack_from(plain)
-        if form != _FORMAT:
-            raise SpoolCorrupt(f"a row of format {form}, not {_FORMAT}")
+        if plain[:1] != bytes((_FORMAT,)):
+            raise SpoolCorrupt(f"a row of format {plain[:1].hex()}, not {_FORMAT}")
+        if len(plain) < _HEAD.size:
+            raise SpoolCorrupt(f"a row cut short to {len(plain)} bytes")
+        _, count, base_ns, boot_id, place, upto, length = _HEAD.unpack_from(plain)
         if place != seq:
             raise SpoolCorrupt("a row at another's place")
         start = _HEAD.size + length
-        losses = _losses.decode(plain[_HEAD.size : start]) if length else ()
+        if start > len(plain):
+            raise SpoolCorrupt("a row cut short in its losses")
+        try:
+            losses = _losses.decode(plain[_HEAD.size : start]) if length else ()
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+            raise SpoolCorrupt(f"losses of a row: {error}") from None
         block = Block(
             cls=cls,
             stream=stream,

@@ -20,8 +20,8 @@ from aegis.gateway.store.tables import KEY_PEER, KEY_POLICY, agents, batch_keys,
 
 MOST_LOOKED_AT: Final = 4000  # batches a page
 _FEWEST, _AT_ONCE = 4, 64  # batches fetched at a time
-_PLACE: Final = re.compile(r"(\d{1,19})\.(\d{1,19})\.(\d{1,9})")
-_AFTER: Final = re.compile(r"(\d{1,19})\.(\d{1,9})")
+_PLACE: Final = re.compile(r"([0-9]{1,19})\.([0-9]{1,19})\.([0-9]{1,9})")
+_AFTER: Final = re.compile(r"([0-9]{1,19})\.([0-9]{1,9})")
 
 Place = tuple[int, int, int]  # time, batch, index: of an item; newest first
 
@@ -174,7 +174,7 @@ def _place(cursor: str | None) -> Place | None:
     if cursor is None:
         return None
     match = _PLACE.fullmatch(cursor)
-    if match is None or int(match[1]) >= 1 << 63:
+    if match is None or max(int(match[1]), int(match[2])) >= 1 << 63:  # what a column holds
         raise QueryInvalid("cursor: not one that a page ended with")
     return int(match[1]), int(match[2]), int(match[3])
 

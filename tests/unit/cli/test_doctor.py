@@ -12,6 +12,7 @@ from aegis.agent.answers import Answers
 from aegis.cli import doctor
 from aegis.kernel import features
 from aegis.kernel.features import Feature
+from aegis.model.link import LinkState
 
 FOUND = (
     Feature(name="bpf", state="ok", source="", reason="", effect="", hint=""),
@@ -25,6 +26,9 @@ def without_time(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def test_local_rows_are_as_the_agents(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(features, "probe_all", lambda: FOUND)
-    agent = SimpleNamespace(kernel=SimpleNamespace(features=SimpleNamespace(probe=lambda: FOUND)))
+    agent = SimpleNamespace(
+        kernel=SimpleNamespace(features=SimpleNamespace(probe=lambda: FOUND)),
+        uplink=SimpleNamespace(status=lambda: SimpleNamespace(state=LinkState.UNCONFIGURED)),
+    )
     told = cast("list[dict[str, Any]]", asyncio.run(Answers(cast("Any", agent)).doctor({})))
     assert without_time(doctor.local_rows()) == without_time(told)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -105,6 +106,22 @@ async def test_what_was_in_a_buffer_waits_for_the_next_connection(start: Callabl
     async with agent_at(gateway.agent_address, SEED) as agent:
         await agent.until(lambda: len(agent.orders) == waiting)
         assert gateway.hub.agent(uid).queued == 0
+
+
+async def test_one_that_does_not_read_delays_no_other_order(start: Callable[..., Any]) -> None:
+    gateway = await start(send_bytes=1 << 30)
+    async with (
+        agent_at(gateway.agent_address, SEED) as deaf,
+        agent_at(gateway.agent_address, b"q" * 32) as other,
+    ):
+        deaf.socket.transport.pause_reading()
+        big = order(deaf.session.uid, message={"type": "x", "pad": "p" * 200_000})
+        while (await gateway.hub.send(big)).status == "sent":
+            pass
+        began = time.monotonic()
+        assert (await gateway.hub.send(order(other.session.uid))).status == "sent"
+        assert time.monotonic() - began < 0.4
+        deaf.socket.transport.resume_reading()
 
 
 async def test_nobody_answers_for_another(start: Callable[..., Any]) -> None:

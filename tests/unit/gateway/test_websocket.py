@@ -407,7 +407,7 @@ async def test_a_flood_leaves_room_for_others(start: Callable[..., Any]) -> None
 async def test_one_that_does_not_read_is_cut_and_the_others_go_on(start: Callable[..., Any]) -> None:
     from aegis.gateway.views import Order
 
-    gateway = await start(send_bytes=100_000)
+    gateway = await start(send_bytes=100_000, send_stall_s=1000.0)
     async with (
         agent_at(gateway.agent_address, SEED) as deaf,
         agent_at(gateway.agent_address, b"t" * 32) as other,
@@ -415,17 +415,19 @@ async def test_one_that_does_not_read_is_cut_and_the_others_go_on(start: Callabl
         other.answer = lambda _: {"ok": True}
         uid = deaf.session.uid
         deaf.socket.transport.pause_reading()
-        order = Order(uid=uid, channel="backend.modules", message={"type": "x", "pad": "p" * 50_000})
+        order = Order(uid=uid, channel="backend.modules", message={"type": "x", "pad": "p" * 200_000})
         for _ in range(200):
             await gateway._hall.orders.send([order], 0)
             if not gateway.hub.agent(uid).connected:
                 break
         assert gateway._metrics.events["slow_consumer"] == 1
         assert not gateway.hub.agent(uid).connected
+        began = time.monotonic()
         sent = await gateway.hub.send(
             Order(uid=other.session.uid, channel="backend.modules", message={"type": "x"}), wait_s=3
         )
         assert sent.status == "answered"
+        assert time.monotonic() - began < 1.0
         assert gateway.hub.agent(uid).queued > 0  # what it never got waits for it
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from aegis.errors import OrderInvalid, OrderUnknown, PolicyInvalid, PolicyUnenforceable
+from aegis.model.policy_document import parse_document
 from aegis.protocol import orders
 from aegis.protocol.channels import Down
 from tests.support.sessions import WALL
@@ -120,3 +121,17 @@ def test_a_variant_that_cannot_be_said_is_refused() -> None:
 def test_modules_are_no_policies() -> None:
     assert not orders.is_policy(orders.ListModules())
     assert all(orders.is_policy(each) for each in (orders.ListPolicies(), orders.RemovePolicy("x")))
+
+
+@pytest.mark.parametrize("letter", ["\x7f", "\x80", "\x9f", "\x85", "\ufeff", "\ufffe", "\uffff", "\U0001f600"])
+def test_letters_that_yaml_has_only_escaped_reach_the_language(letter: str) -> None:
+    """JSON has them as they are. It is the name that is refused, not the whole document."""
+    snapshot = {"deny_cidr_v4": ["10.0.0.0/8"]}
+    made = parsed({"bundle_id": f"b{letter}2", "mode": "block", "snapshot": snapshot}, "policies")
+    assert isinstance(made, orders.ApplyPolicy)
+    assert json.loads(made.document)["metadata"]["name"] == f"b{letter}2"
+    own = parsed({"type": "apply_policy", "document": json.loads(made.document)})
+    assert isinstance(own, orders.ApplyPolicy)
+    for document in (made.document, own.document):
+        with pytest.raises(PolicyInvalid, match=r"^metadata\.name"):
+            parse_document(document)
