@@ -17,7 +17,7 @@ from aegis._native.cbor_reader cimport (
     reader_fail,
     reader_skip,
 )
-from aegis._native.json_values cimport ABSENT_OR_TEXT, string, value, work
+from aegis._native.json_values cimport ABSENT_OR_TEXT, SHORT, string, too_long, value, work
 from aegis._native.json_writer cimport json_int, json_raw, json_string
 
 cdef enum:
@@ -125,6 +125,10 @@ cdef bint ancestors(work *w, const process *p) noexcept nogil:
     """The rest of a process, and what stands behind its own keys."""
     cdef item pid, start, comm, exe, opening
     cdef uint64_t left = p.ancestors
+    if w.extent and left:
+        too_long(w, b',"ancestors":', b',"ancestors_reason":')
+        json_raw(&w.out, b',"owner":"process"')
+        return reader_skip(&w.r, left) and reader_skip(&w.r, p.behind)
     json_raw(&w.out, b',"ancestors":[')
     while left:
         left -= 1
@@ -159,6 +163,11 @@ cdef bint arguments(work *w, const process *p) noexcept nogil:
             return False
         json_raw(&w.out, b',"args_truncated":null,"args_truncated_reason":')
         return string(w, block)
+    if w.extent and block.size > SHORT:
+        too_long(w, b',"args":', b',"args_reason":')
+        json_raw(&w.out, b',"args_truncated":true,"args_bytes":')
+        json_int(&w.out, False, p.members[ARGS_TOTAL].number)
+        return True
     json_raw(&w.out, b',"args":[')
     if block.size:
         if end[-1] == 0:

@@ -31,6 +31,11 @@ from aegis._native.json_writer cimport (
 
 cdef enum:
     ABSENT_OR_TEXT = ITEM_TEXT | ITEM_ABSENT
+    # How much of an object is written: one that is longer than an array may be is written again with less.
+    WHOLE = 0
+    BRIEF = 1  # long strings and ancestors are null, with the reason
+    BARE = 2  # what it is and when
+    SHORT = 512  # bytes of a string that BRIEF keeps
 
 
 # A False of these functions: `r.fault` says what is wrong. Whether memory ran out is `out.no_memory`, asked
@@ -40,6 +45,7 @@ cdef struct work:
     cbor_buffer out
     int64_t base_ns
     instant_text last
+    int extent
 
 
 cdef inline bint string(work *w, const item *text) noexcept nogil:
@@ -49,8 +55,18 @@ cdef inline bint string(work *w, const item *text) noexcept nogil:
     return True
 
 
+cdef inline void too_long(work *w, const char *key, const char *reason_key) noexcept nogil:
+    json_raw(&w.out, key)
+    json_raw(&w.out, b"null")
+    json_raw(&w.out, reason_key)
+    json_raw(&w.out, b'"longer than a batch may be"')
+
+
 cdef inline bint value(work *w, const char *key, const char *reason_key, const item *found) noexcept nogil:
     """A member with its key; of what is absent, null and the reason."""
+    if w.extent and found.kind & (ITEM_TEXT | ITEM_BYTES) and found.size > SHORT and reason_key[0]:
+        too_long(w, key, reason_key)
+        return True
     json_raw(&w.out, key)
     if found.kind == ITEM_ABSENT:
         json_raw(&w.out, b"null")

@@ -23,7 +23,7 @@ from aegis._native.cbor_reader cimport (
 from aegis._native.json_event cimport exit_keys, flow_keys, loss_keys, socket_keys, verdict_keys
 from aegis._native.json_owner cimport event_owner
 from aegis._native.json_sample cimport finding_keys, sample_keys
-from aegis._native.json_values cimport head, value, work
+from aegis._native.json_values cimport BARE, BRIEF, WHOLE, head, too_long, value, work
 from aegis._native.json_writer cimport json_raw
 
 
@@ -116,12 +116,28 @@ cdef bint object_of(work *w) noexcept nogil:
             json_raw(&w.out, b',"type":"')
             json_raw(&w.out, names[kind.number])
             json_raw(&w.out, b'"')
-        if not keys_of(w, kind.number):
+        if w.extent == BARE:
+            too_long(w, b',"fields":', b',"fields_reason":')
+            fields = 0
+        elif not keys_of(w, kind.number):
             return False
     json_raw(&w.out, b"}")
     if opening.number < fields + 2:
         return reader_fail(&w.r, "a record without all its fields", began)
     return reader_skip(&w.r, opening.number - fields - 2)  # what a later version has added
+
+
+cdef bint shortened(work *w, size_t out_at, size_t in_at, size_t most_bytes) noexcept nogil:
+    """The record at `in_at` again, with as much of it as fits, at `out_at`. What only says what it is stays."""
+    cdef bint fine = True
+    w.extent = WHOLE
+    while fine and w.out.used - out_at > most_bytes and w.extent < BARE:
+        w.extent += 1
+        w.out.used = out_at
+        w.r.at = in_at
+        fine = object_of(w)
+    w.extent = WHOLE
+    return fine
 
 
 cdef int raise_fault(work *w) except -1:
@@ -133,14 +149,15 @@ cdef int raise_fault(work *w) except -1:
 def to_json(records, int64_t base_ns, *, Py_ssize_t most_items=512, Py_ssize_t most_bytes=49152):
     """Records, one behind the other, as JSON arrays: (index of the first, how many, the array) of each.
 
-    An array has at most `most_items` objects and `most_bytes` bytes, unless a single object has more. Raises
-    RecordsMalformed, OverflowError for a base beyond 64 bits.
+    An array has at most `most_items` objects and `most_bytes` bytes, from some hundred on. An object that is longer
+    alone has null in the place of its long members, with the reason. Raises RecordsMalformed, OverflowError for a
+    base beyond 64 bits.
     """
     cdef Py_buffer view
     cdef work w
     cdef list found = []
     cdef Py_ssize_t first = 0, count = 0
-    cdef size_t before
+    cdef size_t before, began
     if most_items < 1 or most_bytes < 1:
         raise ValueError("an array holds one item at least")
     memset(&w, 0, sizeof(work))
@@ -151,8 +168,13 @@ def to_json(records, int64_t base_ns, *, Py_ssize_t most_items=512, Py_ssize_t m
         w.r.size = view.len
         while w.r.at < w.r.size:
             before = w.out.used
+            began = w.r.at
             json_raw(&w.out, b"," if count else b"[")
             if not object_of(&w) or w.out.no_memory:
+                raise_fault(&w)
+            if w.out.used - before + 1 > <size_t>most_bytes and (
+                not shortened(&w, before + 1, began, max(most_bytes - 2, 0)) or w.out.no_memory
+            ):
                 raise_fault(&w)
             if count and (count == most_items or w.out.used + 1 > <size_t>most_bytes):
                 found.append((first, count, closed(&w, before)))

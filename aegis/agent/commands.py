@@ -118,10 +118,13 @@ class Commands:
             policy = orders.is_policy(command)
             self._judge(command)
         except AegisError as error:
-            self._refuse(identity, error, policy=policy)
+            self._refuse(
+                identity, error, policy=policy, remembered=False
+            )  # it may come again when it is taken
             return
         self._log.info("order of the gateway", order=type(command).__name__, command_id=identity)
-        self._under_way.add(identity)
+        if identity:
+            self._under_way.add(identity)
         self._waiting += 1
         self._group.create_task(self._carry_out(identity, command), name=f"order {identity}")
 
@@ -139,6 +142,9 @@ class Commands:
             raise WouldCutControl(
                 f"{LINK} keeps the link this order came over", hint=f"on the host: aegis modules stop {LINK}"
             )
+        name = getattr(command, "module_id", None)
+        if name is not None:
+            self._modules.status(name)  # ModuleUnknown: a name nobody knows gets no lock
 
     async def _carry_out(self, identity: str, command: Command) -> None:
         policy = orders.is_policy(command)
@@ -193,13 +199,14 @@ class Commands:
                 return _outcome(order, await self._modules.give(order, command.module_id))
         raise OrderInvalid(f"{type(command).__name__} is not carried out here")
 
-    def _refuse(self, identity: str, error: AegisError, *, policy: bool) -> None:
+    def _refuse(self, identity: str, error: AegisError, *, policy: bool, remembered: bool = True) -> None:
         self._log.warning("order refused", command_id=identity, code=error.code, text=str(error))
         text = f"{error} ({error.hint})" if error.hint else str(error)
-        self._reply(Reply(in_reply_to=identity, ok=False, code=error.code, text=text, policy=policy))
+        reply = Reply(in_reply_to=identity, ok=False, code=error.code, text=text, policy=policy)
+        self._reply(reply, remembered=remembered)
 
-    def _reply(self, reply: Reply) -> None:
-        if reply.in_reply_to:
+    def _reply(self, reply: Reply, *, remembered: bool = True) -> None:
+        if remembered and reply.in_reply_to:
             self._answered[reply.in_reply_to] = reply
             while len(self._answered) > MOST_REMEMBERED:
                 self._answered.popitem(last=False)

@@ -20,7 +20,8 @@ KEY, REGISTRATION = "agent.key", "registration.json"
 SEED_BYTES = 32
 MAX_BYTES = 4096
 MOST_GATEWAYS = 4  # whose answers are kept, the newest
-_MALFORMED = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)  # what the decoder raises for any bytes
+# What the decoder raises for bytes that are not its document.
+_MALFORMED = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 
 class _Key(msgspec.Struct, frozen=True, kw_only=True):
@@ -51,6 +52,7 @@ class Identity:
         self._state_dir = state_dir
         self.seed = seed
         self._gateways = {one.url: one for one in gateways}
+        self._on_disk = True
 
     def __repr__(self) -> str:
         return f"Identity({os.path.join(self._state_dir, KEY)!r})"
@@ -66,14 +68,16 @@ class Identity:
 
     def remember(self, registration: Registration) -> None:
         """Keep it, durably when this returns. Raises StorageError; then it is known until the process ends only."""
-        if self._gateways.get(registration.url) == registration:
+        if self._on_disk and self._gateways.get(registration.url) == registration:
             return
+        self._on_disk = False
         self._gateways.pop(registration.url, None)
         self._gateways[registration.url] = registration
         while len(self._gateways) > MOST_GATEWAYS:
             del self._gateways[next(iter(self._gateways))]
         content = _Registrations(key=_digest(self.seed), gateways=list(self._gateways.values()))
         private_file.replace(os.path.join(self._state_dir, REGISTRATION), msgspec.json.encode(content))
+        self._on_disk = True
 
 
 def load(state_dir: str) -> Identity | None:

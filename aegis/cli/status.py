@@ -71,7 +71,9 @@ def _gateway(gateway: dict[str, Any]) -> list[str]:
         if gateway.get("protocol")
         else ""
     )
-    return [part for part in (gateway["state"], gateway.get("url"), spoken, gateway.get("reason")) if part]
+    return [
+        cell(part) for part in (gateway["state"], gateway.get("url"), spoken, gateway.get("reason")) if part
+    ]
 
 
 def _percent(resources: dict[str, Any]) -> str:
@@ -95,9 +97,9 @@ def _print_conditions(item: dict[str, Any]) -> None:
     if item["conditions"]:
         click.echo("\nConditions:")
         for condition in item["conditions"]:
-            click.echo(f"  {condition['code']}: {condition['text']}")
+            click.echo(f"  {condition['code']}: {cell(condition['text'])}")
             if condition.get("hint"):
-                click.echo(f"    hint: {condition['hint']}")
+                click.echo(f"    hint: {cell(condition['hint'])}")
 
 
 def _nothing_configured(item: dict[str, Any]) -> bool:

@@ -22,7 +22,7 @@ SLICE_MESSAGES: Final = 16
 SLICE_BYTES: Final = 4 * 1024
 LARGE_BYTES: Final = 32 * 1024  # fed at once in the middle of a large message
 INVALID_DATA, TOO_BIG = 1007, 1009
-_READING_SLICE, _READING_STORE = 1, 2  # who paused the reading
+_READING_SLICE, _READING_STORE, _READING_ANSWERS = 1, 2, 4  # who paused the reading
 _BAD_REQUEST: Final = (
     b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\nContent-Type: text/plain; charset=utf-8\r\n"
     b"Content-Length: 12\r\n\r\nBad request\n"
@@ -90,12 +90,14 @@ class Connection(asyncio.Protocol):
         "close_by_ns",
         "due_ns",
         "heard_ns",
+        "lent_bytes",
         "number",
         "pinged_ns",
         "stalled_bytes",
         "stalled_ns",
         "unread",
         "upgraded",
+        "written_bytes",
     )
 
     def __init__(self, owner: Owner, number: int) -> None:
@@ -108,6 +110,8 @@ class Connection(asyncio.Protocol):
         self.began_ns = self.heard_ns = self.pinged_ns = owner.now_ns()
         self.close_by_ns = 0
         self.stalled_bytes = self.stalled_ns = 0
+        self.written_bytes = 0  # given to the transport so far
+        self.lent_bytes = 0  # of them those that wait under a window of their own, and cut nobody
         self.unread = 0  # bytes of the upgrade request so far
         self._receiver: Receiver | None = None
         self._fragments: list[Any] | None = None
@@ -193,7 +197,7 @@ class Connection(asyncio.Protocol):
             return
         self._protocol.send_text(text.encode())
         self._write_out()
-        if self.waiting_bytes > self._owner.limits.send_bytes:
+        if self.waiting_bytes > self._owner.limits.send_bytes + self.lent_bytes:
             self._owner.count("slow_consumer")
             self.abort()
 
@@ -219,6 +223,15 @@ class Connection(asyncio.Protocol):
     def hold_reading(self, *, on: bool) -> None:
         """The store is behind with what this one sent: what comes next waits in the kernel."""
         self._pause(_READING_STORE, on=on)
+
+    def hold_answers(self, *, on: bool) -> None:
+        """The same for the messages that its answers are looked up among."""
+        self._pause(_READING_ANSWERS, on=on)
+
+    @property
+    def is_cut(self) -> bool:
+        """Whether the transport is closed or about to be, so that what it says of its buffer means nothing."""
+        return self._transport is None or self._transport.is_closing()
 
     def look(self, now_ns: int) -> int | None:
         """What is due for the socket; then what is for who receives."""
@@ -254,9 +267,10 @@ class Connection(asyncio.Protocol):
         limits = self._owner.limits
         waiting = self.waiting_bytes
         stall_ns = int(limits.send_stall_s * 1e9)
-        if not waiting or waiting < self.stalled_bytes or not self.stalled_ns:
+        taken = self.written_bytes - waiting
+        if not waiting or taken > self.stalled_bytes or not self.stalled_ns:
             self.stalled_ns = now_ns if waiting else 0
-            self.stalled_bytes = waiting
+            self.stalled_bytes = taken
         elif now_ns - self.stalled_ns >= stall_ns:
             self._owner.count("slow_consumer")
             self.abort()
@@ -388,6 +402,7 @@ class Connection(asyncio.Protocol):
             return
         for data in self._protocol.data_to_send():
             if data:
+                self.written_bytes += len(data)
                 transport.write(data)
             else:
                 self._finish(transport)
@@ -405,7 +420,7 @@ class Connection(asyncio.Protocol):
         """Nothing more goes out. To close while bytes come in would reset the connection, and take our words with it."""
         self._finished = True
         self._left = None
-        self._pause(_READING_SLICE | _READING_STORE, on=False)
+        self._pause(_READING_SLICE | _READING_STORE | _READING_ANSWERS, on=False)
         self._expect_end()
         if transport.can_write_eof():
             transport.write_eof()

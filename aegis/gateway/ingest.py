@@ -101,32 +101,38 @@ class Ingest:
 
     async def _store_some(self, some: list[Waiting]) -> None:
         try:
-            stands = await self._store.append([each.batch for each in some])
-        except AegisError as error:
+            kept = await self._store.append([each.batch for each in some])
+        except Exception as error:  # noqa: BLE001  whatever it was, nothing was kept
             self._failed(some, error)
             return
         self._recovered()
         acknowledged: dict[tuple[int, int, str], tuple[Any, int]] = {}
-        for each, next_ in zip(some, stands, strict=True):
+        for each, (next_, fresh) in zip(some, kept, strict=True):
             self._release(each)
             batch = each.batch
-            duplicate = next_ != batch.first + batch.count
-            self._metrics.stored(batch.cls, batch.count, duplicate=duplicate)
+            self._metrics.stored(batch.cls, fresh, known=batch.count - fresh)
             key = (id(each.session), batch.stream, batch.cls)
             before = acknowledged.get(key)
             acknowledged[key] = (each.session, next_ if before is None else max(before[1], next_))
         for (_, stream, cls), (session, next_) in acknowledged.items():
             session.acknowledge(stream, BlockClass(cls), next_)
 
-    def _failed(self, some: list[Waiting], error: AegisError) -> None:
-        """Nothing was kept, so nothing is acknowledged; each agent sends it again when it is back."""
+    def _failed(self, some: list[Waiting], error: Exception) -> None:
+        """Nothing was kept, so nothing is acknowledged; each agent sends it again when it is back.
+
+        What came behind it of the same sessions goes too: stored, it would move the cursor past what failed.
+        """
         if not self.failing:
-            self._log.error("the store takes no writes", error=str(error), hint=error.hint)
+            hint = error.hint if isinstance(error, AegisError) else None
+            self._log.error("the store takes no writes", error=str(error) or repr(error), hint=hint)
         self.failing = True
         self._metrics.count("store_failed")
-        for each in some:
+        sessions = {id(each.session): each.session for each in some}
+        behind = [each for each in self._waiting if id(each.session) in sessions]
+        self._waiting = [each for each in self._waiting if id(each.session) not in sessions]
+        for each in (*some, *behind):
             self._release(each)
-        for session in {id(each.session): each.session for each in some}.values():
+        for session in sessions.values():
             session.not_stored()
 
     def _recovered(self) -> None:

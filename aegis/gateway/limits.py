@@ -25,6 +25,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     handshakes_s: float = 600.0  # authentications begun a second, of all
     handshakes_burst: int = 2500
     send_bytes: int = 1024 * 1024  # that wait for one agent to read
+    order_window_bytes: int = 256 * 1024  # of orders given to one agent's socket; the rest stays in its queue
     send_stall_s: float = 10.0  # without progress while bytes wait
     bytes_at_once: int = 4 * 1024 * 1024  # of batches of one agent that wait for the store
     bytes_at_once_in_all: int = 64 * 1024 * 1024

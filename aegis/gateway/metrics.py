@@ -32,8 +32,11 @@ class Metrics:
         self._items[cls, "received"] += items
         self._bytes[cls] += size
 
-    def stored(self, cls: str, items: int, *, duplicate: bool) -> None:
-        self._items[cls, "duplicate" if duplicate else "stored"] += items
+    def stored(self, cls: str, new: int, *, known: int) -> None:
+        """Of a batch that was received."""
+        self._items[cls, "stored"] += new
+        if known:
+            self._items[cls, "duplicate"] += known
 
     def text(self) -> bytes:
         """The exposition, Prometheus text format."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Sequence
 from typing import Any, Final
 
@@ -17,32 +17,52 @@ import msgspec
 from aegis.errors import AgentUnknown
 from aegis.gateway.agents import Agent, AgentTable
 from aegis.gateway.limits import Limits
+from aegis.gateway.lookups import Lookups
 from aegis.gateway.metrics import Metrics
+from aegis.gateway.outcomes import Outcomes
 from aegis.gateway.store.base import MessageChange, MessageRow, Store
 from aegis.gateway.views import Order, Sent, SentStatus
 from aegis.protocol import gateway_happenings
 from aegis.protocol.gateway import push_text
 from aegis.runtime.clock import SystemClock
-from aegis.runtime.log import logger
 
 SECOND: Final = 1_000_000_000
 FLUSH_S: Final = 0.5  # how long a caller waits for the kernel to take the bytes
 _POLL_S: Final = 0.01
 _QUIET_S: Final = 1.0  # no agent takes anything between the frames of its handshake; ours say when it is over
-_MOST_REMEMBERED: Final = 200_000  # commands that may still be answered
+_REMEMBERED_NS: Final = 600 * SECOND  # how long an answer finds its order here; later, in the store
+_MOST_REMEMBERED: Final = 50_000
+_NEVER: Final = 1 << 63
 _encode = msgspec.json.Encoder().encode
 
 
 class _Message:
     """One order on its way."""
 
-    __slots__ = ("answer", "expires_ns", "row", "sealed", "waiter")
+    __slots__ = ("answer", "asked_ns", "is_answered", "row", "sealed", "waiter")
 
     def __init__(self, row: MessageRow, text: bytes) -> None:
         self.row = row
         self.sealed = text  # what is sealed: the same bytes for every agent of a broadcast
         self.waiter: asyncio.Future[Any] | None = None
         self.answer: Any = None
+        self.is_answered = False  # the answer came; the row says so once it is stored
+        self.asked_ns = 0  # monotonic
+
+    @property
+    def is_under_way(self) -> bool:
+        """Whether the kernel may not have it yet."""
+        return self.row.status == "queued" and not self.is_answered
+
+
+class _Flush:
+    """What was given to a socket: each message with the place of its last byte, and the place the kernel is at."""
+
+    __slots__ = ("end", "messages", "taken")
+
+    def __init__(self, at: int) -> None:
+        self.messages: deque[tuple[int, _Message]] = deque()
+        self.taken = self.end = at
 
 
 class Orders:
@@ -58,13 +78,14 @@ class Orders:
         self._metrics = metrics
         self._queues: dict[str, deque[_Message]] = {}
         self._queued = 0
-        self._flushing: dict[Any, list[_Message]] = {}  # session to what the kernel has not taken
+        self._earliest_ns = _NEVER  # that one of the queues expires
+        self._coming: Counter[str] = Counter()  # by uid, what is being kept by the store
+        self._coming_in_all = 0
+        self._flushing: dict[Any, _Flush] = {}  # session to what the kernel has not taken
         self._asked: dict[tuple[str, str], _Message] = {}  # uid and command to what may be answered
-        self._changes: list[MessageChange] = []
-        self._changed = asyncio.Event()
+        self._outcomes = Outcomes(store, metrics)
+        self._lookups = Lookups(store, agents, metrics, self._keep_answer)
         self._polling: asyncio.Task[None] | None = None
-        self._tasks: set[asyncio.Task[None]] = set()
-        self._log = logger(part="orders")
 
     async def load(self) -> None:
         """Orders of an earlier process that no agent got yet."""
@@ -80,42 +101,61 @@ class Orders:
         now_ns = self._clock.wall_ns()
         results: list[Sent | _Message] = []
         texts: dict[int, tuple[str, bytes]] = {}
-        room = self._limits.queued - self._queued
-        for order in orders:
-            agent = self._agents.get(order.uid)
-            refused = _refusal(order, agent, self._limits, room)
-            if agent is None or refused is not None:
-                results.append(
-                    Sent(message_id="", agent_uid=order.uid, status=SentStatus.FAILED, error=refused)
-                )
-                continue
-            message = self._made(order, now_ns, texts)
-            results.append(message)
-            if len(message.sealed) > self._limits.order_bytes:
-                results[-1] = Sent(
-                    message_id="",
-                    agent_uid=order.uid,
-                    status=SentStatus.FAILED,
-                    error=f"the message is larger than {self._limits.order_bytes} bytes",
-                )
-        made = [each for each in results if isinstance(each, _Message)]
-        await self._store.add_messages([each.row for each in made])
+        made: list[_Message] = []
+        try:
+            for order in orders:
+                agent = self._agents.get(order.uid)
+                message, error = None, self._refusal(order, agent)
+                if error is None:
+                    message = self._made(order, now_ns, texts)
+                    if len(message.sealed) > self._limits.order_bytes:
+                        error = f"the message is larger than {self._limits.order_bytes} bytes"
+                if message is None or error is not None:
+                    results.append(
+                        Sent(message_id="", agent_uid=order.uid, status=SentStatus.FAILED, error=error)
+                    )
+                    continue
+                results.append(message)
+                made.append(message)
+                self._coming[order.uid] += 1
+                self._coming_in_all += 1
+            await self._store.add_messages([each.row for each in made])
+        finally:
+            self._coming_in_all -= len(made)
+            self._coming -= Counter(each.row.uid for each in made)
         loop = asyncio.get_running_loop()
         written = []
         for each in made:
             if wait_s > 0:
                 each.waiter = loop.create_future()
             agent = self._agents.of_uid(each.row.uid)
-            if self._write(agent, each):
-                written.append(each)
-            else:
+            if each.row.uid in self._queues or not self._write(agent, each):
                 self._queue(agent, each)
+                if agent.session is not None:
+                    self._deliver(agent.session)
+            if agent.session in self._flushing:
+                written.append(each)
         if written:
             await self._flushed(written)
         if wait_s > 0 and made:
-            waiters = [each.waiter for each in made if each.waiter is not None]
-            await asyncio.wait(waiters, timeout=wait_s)
+            try:
+                await asyncio.wait([each.waiter for each in made if each.waiter is not None], timeout=wait_s)
+            finally:
+                for each in made:
+                    each.waiter = None
         return [each if isinstance(each, Sent) else _result(each, waited=wait_s > 0) for each in results]
+
+    def _refusal(self, order: Order, agent: Agent | None) -> str | None:
+        """Why an order is not even kept."""
+        if agent is None:
+            return str(AgentUnknown(f"no agent {order.uid[:64]!r}"))
+        waiting = agent.queued + self._coming[order.uid]
+        if waiting >= self._limits.queued_of_agent:
+            return f"{waiting} orders wait for this agent already"
+        if self._queued + self._coming_in_all < self._limits.queued:
+            return None
+        is_direct = not agent.queued and agent.session is not None and agent.session.is_reachable
+        return None if is_direct else "too many orders wait for agents that are away"
 
     def _made(self, order: Order, now_ns: int, texts: dict[int, tuple[str, bytes]]) -> _Message:
         identity = f"msg_{secrets.token_hex(12)}"
@@ -158,51 +198,51 @@ class Orders:
 
     def lost(self, session: Any) -> None:
         """What was in its buffer waits for the next connection."""
-        unsent = self._flushing.pop(session, None)
+        flush = self._flushing.pop(session, None)
+        unsent = [] if flush is None else [each for _, each in flush.messages if not each.is_answered]
         if unsent and session.agent is not None:
             queue = self._queues.setdefault(session.agent.row.uid, deque())
             queue.extendleft(reversed(unsent))
             self._queued += len(unsent)
+            self._earliest_ns = min(self._earliest_ns, *(each.row.expires_ns for each in unsent))
             session.agent.queued = len(queue)
             if session.agent.session is not None and session.agent.session is not session:
                 self.reachable(session.agent.session)
 
     def answered(self, uid: str, answer: gateway_happenings.Answer) -> None:
         """Store an answer, then tell who waits for it."""
-        task = asyncio.get_running_loop().create_task(self._take_answer(uid, answer))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        content = {"ok": answer.ok, "code": answer.code, "text": answer.text, "state": answer.state}
+        message = self._asked.pop((uid, answer.in_reply_to), None)
+        if message is not None:
+            message.is_answered = True
+            self._keep_answer(message.row.id, _encode(content), message)
+        else:
+            self._lookups.begin(uid, answer.in_reply_to, _encode(content))
 
     # Upkeep
 
     async def upkeep(self) -> None:
         """Write down what became of messages, as it happens; until cancelled, and then once more."""
-        try:
-            while True:
-                await self._changed.wait()
-                self._changed.clear()
-                await self._save()
-                await asyncio.sleep(0.05)
-        finally:
-            await self._save()
+        await self._outcomes.run()
 
     def expire(self) -> None:
-        """Give up what waited longer than it may."""
+        """Give up what waited longer than it may for its agent to come; forget what was asked long ago."""
         now_ns = self._clock.wall_ns()
-        for uid, queue in list(self._queues.items()):
-            if any(each.row.expires_ns <= now_ns for each in queue):
-                self._take_queue(uid, [each for each in queue if not self._is_over(each, now_ns)])
-        for key in [key for key, each in self._asked.items() if each.row.expires_ns <= now_ns]:
+        if self._earliest_ns <= now_ns:
+            for uid, queue in list(self._queues.items()):
+                if any(each.row.expires_ns <= now_ns for each in queue):
+                    self._take_queue(uid, [each for each in queue if not self._is_over(each, now_ns)])
+            left = [each.row.expires_ns for queue in self._queues.values() for each in queue]
+            self._earliest_ns = min(left, default=_NEVER)
+        before_ns = self._clock.monotonic_ns() - _REMEMBERED_NS
+        over = []
+        for key, each in self._asked.items():  # in the order of their asking
+            if each.asked_ns > before_ns:
+                break
+            if each.waiter is None:
+                over.append(key)
+        for key in over:
             del self._asked[key]
-
-    async def _save(self) -> None:
-        changes, self._changes = self._changes, []
-        if changes:
-            await self._store.change_messages(changes)
-
-    def _change(self, change: MessageChange) -> None:
-        self._changes.append(change)
-        self._changed.set()
 
     # Inside
 
@@ -211,14 +251,24 @@ class Orders:
         session = agent.session
         if session is None or not session.is_reachable or not self._is_settled(session):
             return False
+        connection, flush = session.connection, self._flushing.get(session)
+        if flush is None:
+            flush = _Flush(connection.written_bytes)
+        elif flush.end - flush.taken >= self._limits.order_window_bytes:
+            return False
         row = message.row
         key = (row.uid, row.command_id)
-        self._asked.pop(key, None)
+        self._asked.pop(key, None)  # the newest is last
         self._asked[key] = message
+        message.asked_ns = self._clock.monotonic_ns()
         if len(self._asked) > _MOST_REMEMBERED:
             del self._asked[next(iter(self._asked))]
+        self._flushing[session] = flush
+        connection.lent_bytes = self._limits.send_bytes  # the window bounds it, one message more at most
         session.push(row.channel, message.sealed, message_id=row.id, kind=row.type)
-        self._flushing.setdefault(session, []).append(message)
+        flush.end = connection.written_bytes
+        connection.lent_bytes = flush.end - flush.taken
+        flush.messages.append((flush.end, message))
         if self._polling is None:
             self._polling = asyncio.get_running_loop().create_task(self._poll())
         return True
@@ -231,18 +281,20 @@ class Orders:
         agent = session.agent
         if agent is None or agent.session is not session or not session.is_reachable:
             return
-        uid = agent.row.uid
-        queue = self._queues.get(uid)
+        queue = self._queues.get(agent.row.uid)
         if not queue:
             return
         now_ns = self._clock.wall_ns()
-        left: list[_Message] = []
-        for each in list(queue):
-            if self._is_over(each, now_ns):
-                continue
-            if left or not self._write(agent, each):
-                left.append(each)
-        self._take_queue(uid, left)
+        while queue:
+            each = queue.popleft()
+            self._queued -= 1
+            if not self._is_over(each, now_ns) and not self._write(agent, each):
+                queue.appendleft(each)
+                self._queued += 1
+                break
+        if not queue and self._queues.get(agent.row.uid) is queue:
+            del self._queues[agent.row.uid]
+        agent.queued = len(queue)
 
     def _is_over(self, message: _Message, now_ns: int) -> bool:
         row = message.row
@@ -250,7 +302,7 @@ class Orders:
             return False
         error = "the agent did not come back in time"
         message.row = msgspec.structs.replace(row, status="expired", error=error)
-        self._change(MessageChange(id=row.id, status="expired", error=error))
+        self._outcomes.add(MessageChange(id=row.id, status="expired", error=error))
         self._metrics.count("order_expired")
         _wake(message)
         return True
@@ -259,6 +311,7 @@ class Orders:
         queue = self._queues.setdefault(agent.row.uid, deque())
         queue.append(message)
         self._queued += 1
+        self._earliest_ns = min(self._earliest_ns, message.row.expires_ns)
         agent.queued = len(queue)
 
     def _take_queue(self, uid: str, left: list[_Message]) -> None:
@@ -273,61 +326,66 @@ class Orders:
             agent.queued = len(left)
 
     async def _poll(self) -> None:
-        """Until the kernel has everything: mark it sent."""
+        """Until the kernel has everything: mark what it has as sent, and write what waited for room."""
         try:
-            await asyncio.sleep(0)
+            pause_s = 0.0
             while self._flushing:
-                self._look()
-                if self._flushing:
-                    await asyncio.sleep(_POLL_S)
+                places = {each: each.connection.written_bytes for each in self._flushing}
+                await asyncio.sleep(pause_s)
+                self._look(places)
+                pause_s = _POLL_S
         finally:
             self._polling = None
 
-    def _look(self) -> None:
+    def _look(self, places: dict[Any, int]) -> None:
+        """`places` are the sockets' of an earlier turn of the loop: what this turn wrote, no transport counts yet."""
         now_ns = self._clock.wall_ns()
-        for session in [each for each in self._flushing if not each.connection.waiting_bytes]:
-            for message in self._flushing.pop(session):
-                row = message.row
-                if row.status == "queued":
-                    message.row = msgspec.structs.replace(row, status="sent", sent_ns=now_ns)
-                    self._change(MessageChange(id=row.id, status="sent", sent_ns=now_ns))
+        for session, place in places.items():
+            flush = self._flushing.get(session)
+            if flush is None or session.connection.is_cut:
+                continue
+            flush.taken = max(flush.taken, place - session.connection.waiting_bytes)
+            session.connection.lent_bytes = max(0, flush.end - flush.taken)
+            while flush.messages and flush.messages[0][0] <= flush.taken:
+                self._sent(flush.messages.popleft()[1], now_ns)
+            if not flush.messages:
+                del self._flushing[session]
+            if session.agent is not None and session.agent.queued:
+                self._deliver(session)
+
+    def _sent(self, message: _Message, now_ns: int) -> None:
+        """The kernel has it; from here on it is remembered by its name only."""
+        if not message.is_answered:
+            self._outcomes.add(MessageChange(id=message.row.id, status="sent", sent_ns=now_ns))
+            message.row = msgspec.structs.replace(message.row, status="sent", sent_ns=now_ns, body="")
+        message.sealed = b""
 
     async def _flushed(self, written: list[_Message]) -> None:
         """Until the kernel has these; another agent that does not read delays nobody but who wrote to it."""
+        places = {each: each.connection.written_bytes for each in self._flushing}
         await asyncio.sleep(0)
-        self._look()
+        self._look(places)
         until = self._clock.monotonic_ns() + int(FLUSH_S * SECOND)
         # The transport tells nobody that the last byte is gone.
-        while any(each.row.status == "queued" for each in written) and self._clock.monotonic_ns() < until:  # noqa: ASYNC110
+        while any(each.is_under_way for each in written) and self._clock.monotonic_ns() < until:  # noqa: ASYNC110
             await asyncio.sleep(_POLL_S)
 
-    async def _take_answer(self, uid: str, answer: gateway_happenings.Answer) -> None:
-        message = self._asked.pop((uid, answer.in_reply_to), None)
-        identity = await self._answered_id(uid, answer.in_reply_to) if message is None else message.row.id
-        if identity is None:
-            self._metrics.count("answer_to_nothing")
-            return
-        content = {"ok": answer.ok, "code": answer.code, "text": answer.text, "state": answer.state}
+    def _keep_answer(self, identity: str, content: bytes, message: _Message | None = None) -> None:
         now_ns = self._clock.wall_ns()
         change = MessageChange(
-            id=identity,
-            status="answered",
-            sent_ns=now_ns,
-            answered_ns=now_ns,
-            answer=_encode(content).decode(),
+            id=identity, status="answered", sent_ns=now_ns, answered_ns=now_ns, answer=content.decode()
         )
-        await self._save()
-        await self._store.change_messages([change])
-        self._metrics.count("answered")
-        if message is not None:
-            message.answer = content
+
+        def stored() -> None:
+            self._metrics.count("answered")
+            if message is None:
+                return
+            if message.waiter is not None:
+                message.answer = msgspec.json.decode(content)
             message.row = msgspec.structs.replace(message.row, status="answered", answered_ns=now_ns)
             _wake(message)
 
-    async def _answered_id(self, uid: str, in_reply_to: str) -> str | None:
-        """After a restart of the gateway: the message is in the store only, and only its own agent answers it."""
-        row = await self._store.message(in_reply_to)
-        return row.id if row is not None and row.uid == uid and row.status in {"queued", "sent"} else None
+        self._outcomes.add(change, stored)
 
 
 def _wake(message: _Message) -> None:
@@ -335,28 +393,15 @@ def _wake(message: _Message) -> None:
         message.waiter.set_result(None)
 
 
-def _refusal(order: Order, agent: Agent | None, limits: Limits, room: int) -> str | None:
-    """Why an order is not even kept."""
-    if agent is None:
-        return str(AgentUnknown(f"no agent {order.uid[:64]!r}"))
-    if agent.session is None and agent.queued >= limits.queued_of_agent:
-        return f"{agent.queued} orders wait for this agent already"
-    if agent.session is None and room <= 0:
-        return "too many orders wait for agents that are away"
-    return None
-
-
 def _result(message: _Message, *, waited: bool) -> Sent:
     row = message.row
-    status = {
-        "answered": SentStatus.ANSWERED,
-        "sent": SentStatus.TIMEOUT if waited else SentStatus.SENT,
-        "queued": SentStatus.QUEUED,
-    }.get(row.status, SentStatus.FAILED)
+    known = "sent" if message.is_answered and row.status == "queued" else row.status
+    sent = SentStatus.TIMEOUT if waited else SentStatus.SENT
+    status = {"answered": SentStatus.ANSWERED, "sent": sent, "queued": SentStatus.QUEUED}.get(known)
     return Sent(
         message_id=row.id,
         agent_uid=row.uid,
-        status=status,
+        status=status or SentStatus.FAILED,
         error=row.error or None,
         answer=message.answer,
     )

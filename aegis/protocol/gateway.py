@@ -89,7 +89,7 @@ class GatewaySession:
         self._outgoing: list[str] = []
         self._deadline_ns: int | None = None
         self._idle_ns = int(limits.idle_s * SECOND)
-        self._attempts = self._errors = self._begun = 0
+        self._attempts = self._errors = self._begun = self._held = 0
         self._agent_id = ""  # of the authentication that holds, or that is being decided
         self._uid: str | None = None
         self._proven: Proven | None = None
@@ -221,6 +221,9 @@ class GatewaySession:
         )
         if wrong is not None:
             return self._turned_away("authentication_failed", wrong, wall_s)
+        if self._held >= self._limits.authentications:
+            return [self._close(POLICY_VIOLATION, "too many authentications on one connection")]
+        self._held += 1
         self._replay.remember(self._upgrade.key, request.nonce, now_ns)
         self._agent_id = request.agent_id
         self._phase = Phase.DECIDING
@@ -275,6 +278,8 @@ class GatewaySession:
         self._begun += 1
         if self._begun > self._limits.registrations:
             return [self._close(POLICY_VIOLATION, "too many registrations on one connection")]
+        if self._proven is not None:
+            return self._registration_fault(_being_stored(), wall_s)
         try:
             init = payloads.read_init(message.payload)
             key = base64text.decode(init.key_text, "agent_pubkey", KEY_BYTES) if init.key_text else b""
@@ -295,6 +300,8 @@ class GatewaySession:
         return [RegistrationBegun(init=init)]
 
     def _complete(self, message: Envelope, now_ns: int, wall_s: int) -> list[GatewayHappening]:
+        if self._proven is not None:
+            return self._registration_fault(_being_stored(), wall_s)
         try:
             completion = payloads.read_completion(message.payload)
         except EnvelopeInvalid as error:
@@ -467,6 +474,10 @@ class GatewaySession:
 def push_text(message: object) -> bytes:
     """What is sealed: base64 text of the JSON, as deployed agents open it."""
     return base64text.encode(payloads.encode(message)).encode()
+
+
+def _being_stored() -> RegistrationRefused:
+    return RegistrationRefused("a registration is being stored", status=409)
 
 
 def _refusal(text: str) -> payloads.AuthResponse:

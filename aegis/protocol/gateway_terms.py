@@ -26,6 +26,7 @@ class GatewayLimits(msgspec.Struct, frozen=True, kw_only=True):
     attempts: int = 3
     errors: int = 64
     registrations: int = 8
+    authentications: int = 9  # that held: the first, and eight again
     first_message_s: float = v1.FIRST_MESSAGE_S
     idle_s: float = v1.IDLE_S
     skew_s: int = v1.SKEW_S

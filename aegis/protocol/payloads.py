@@ -26,6 +26,7 @@ _NULL = Raw(b"null")
 _KIND_FIRST = re.compile(rb'\{"kind":"([a-z]+)",')
 
 REGISTRATION_BYTES = 64 * 1024
+TOLD_BYTES = 4096  # of each object an agent tells of itself, as compact JSON
 ANSWER_BYTES = 512 * 1024
 
 encode = msgspec.json.Encoder().encode
@@ -231,7 +232,17 @@ def read_init(payload: str | bytes) -> RegistrationInit:
     data = unpacked(payload, "registration", REGISTRATION_BYTES) if isinstance(payload, str) else payload
     if len(data) > REGISTRATION_BYTES:
         raise EnvelopeInvalid(f"registration: is larger than {REGISTRATION_BYTES} bytes")
-    return parse(data, _read_init, "registration")
+    init = parse(data, _read_init, "registration")
+    if len(data) > TOLD_BYTES // 4:  # 1e15 becomes four times as long
+        for name in ("capabilities", "platform", "network"):
+            if len(encode(getattr(init, name))) > TOLD_BYTES:
+                raise EnvelopeInvalid(f"registration: {name} is larger than {TOLD_BYTES} bytes")
+    return init
+
+
+def kept_init(data: bytes) -> RegistrationInit:
+    """What `encode` made of a RegistrationInit."""
+    return _read_init.decode(data)
 
 
 def read_completion(payload: str | bytes) -> RegistrationCompletion:

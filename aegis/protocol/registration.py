@@ -15,7 +15,13 @@ import msgspec
 from aegis.errors import EnvelopeInvalid, RegistrationRefused
 from aegis.protocol import base64text, canonical, v1
 from aegis.protocol.crypto import KEY_BYTES, SIGNATURE_BYTES, is_sound, uid_of, verifies
-from aegis.protocol.payloads import RegistrationCompletion, RegistrationInit, RegistrationOffer
+from aegis.protocol.payloads import (
+    RegistrationCompletion,
+    RegistrationInit,
+    RegistrationOffer,
+    encode,
+    kept_init,
+)
 
 NONCE_BYTES = 32
 # Texts and statuses as the deployed Actions API has them.
@@ -38,23 +44,36 @@ class Proven(msgspec.Struct, frozen=True, kw_only=True):
 class _Pending(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     key: bytes
     holder: str
-    init: RegistrationInit
+    host_id: str
+    init: bytes  # as JSON: the objects in it would be many times as large
     nonce: bytes
     server_time: str
     until_ns: int
 
 
 class Registrations:
-    """At most `capacity` begun ones, one for each holder and key; the oldest goes first."""
+    """At most `capacity` begun ones in `most_bytes`, one for each holder and key; the oldest goes first.
+
+    Of a holder with more than `of_holder` it is its own oldest.
+    """
 
     def __init__(
-        self, *, entropy: Callable[[int], bytes], capacity: int = 4096, life_s: float = v1.PENDING_S
+        self,
+        *,
+        entropy: Callable[[int], bytes],
+        capacity: int = 4096,
+        most_bytes: int = 16 << 20,
+        of_holder: int = 512,
+        life_s: float = v1.PENDING_S,
     ) -> None:
         self._entropy = entropy
         self._capacity = capacity
+        self._most_bytes = most_bytes
+        self._of_holder = of_holder
+        self.waiting_bytes = 0
         self._life_ns = int(life_s * 1e9)
         self._pending: OrderedDict[str, _Pending] = OrderedDict()
-        self._of: dict[tuple[str, bytes], str] = {}
+        self._of: dict[str, dict[bytes, str]] = {}  # holder and key to the registration's id, oldest first
 
     def __len__(self) -> int:
         return len(self._pending)
@@ -78,28 +97,36 @@ class Registrations:
         )
         if not init.host_id.isprintable():
             raise refused(BAD_HOST)
+        kept = encode(init)
         self._expire(now_ns)
-        self._drop(self._of.get((holder, key)))
-        if len(self._pending) >= self._capacity:
+        own = self._of.get(holder, {})
+        self._drop(own.get(key))
+        if len(own) >= self._of_holder:
+            self._drop(next(iter(own.values())))
+        while self._pending and (
+            len(self._pending) >= self._capacity or self.waiting_bytes + len(kept) > self._most_bytes
+        ):
             self._drop(next(iter(self._pending)))
         identity = str(uuid.UUID(bytes=self._entropy(16), version=4))
         pending = _Pending(
             key=key,
             holder=holder,
-            init=init,
+            host_id=init.host_id,
+            init=kept,
             nonce=self._entropy(NONCE_BYTES),
             server_time=datetime.fromtimestamp(wall_s, UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
             until_ns=now_ns + self._life_ns,
         )
         self._pending[identity] = pending
-        self._of[holder, key] = identity
+        self._of.setdefault(holder, {})[key] = identity
+        self.waiting_bytes += len(kept)
         return RegistrationOffer(identity, base64text.encode(pending.nonce), pending.server_time)
 
     def complete(self, completion: RegistrationCompletion, *, holder: str, now_ns: int) -> Proven:
         """Check the signature, and forget the registration. Raises RegistrationRefused; one that failed stays."""
         self._expire(now_ns)
         pending = self._pending.get(completion.registration_id)
-        if pending is None or pending.holder != holder or pending.init.host_id != completion.host_id:
+        if pending is None or pending.holder != holder or pending.host_id != completion.host_id:
             raise refused(UNKNOWN)
         try:
             signature = base64text.decode(completion.signature, "signature", SIGNATURE_BYTES)
@@ -109,11 +136,12 @@ class Registrations:
         if not verifies(pending.key, signature, signed):
             raise refused(WRONG_SIGNATURE)
         self._drop(completion.registration_id)
-        return Proven(key=pending.key, uid=uid_of(pending.key), host_id=completion.host_id, init=pending.init)
+        init = kept_init(pending.init)
+        return Proven(key=pending.key, uid=uid_of(pending.key), host_id=completion.host_id, init=init)
 
     def forget(self, holder: str) -> None:
         """Drop what a holder that is gone has begun."""
-        for identity in [each for each, pending in self._pending.items() if pending.holder == holder]:
+        for identity in list(self._of.get(holder, {}).values()):
             self._drop(identity)
 
     def _expire(self, now_ns: int) -> None:
@@ -125,8 +153,13 @@ class Registrations:
 
     def _drop(self, identity: str | None) -> None:
         pending = None if identity is None else self._pending.pop(identity, None)
-        if pending is not None:
-            self._of.pop((pending.holder, pending.key), None)
+        if pending is None:
+            return
+        self.waiting_bytes -= len(pending.init)
+        own = self._of[pending.holder]
+        del own[pending.key]
+        if not own:
+            del self._of[pending.holder]
 
 
 def key_of(init: RegistrationInit) -> bytes:

@@ -102,4 +102,4 @@ IDLE_S = 60.0  # without a frame, at the gateway
 
 BATCH_ITEMS = 512
 BATCH_BYTES = 48 * 1024  # of items
-BATCH_ROOM = 4 * 1024  # for the members around them, losses included
+BATCH_ROOM = 16 * 1024  # for the members around them: 64 losses of three words of 64 characters

@@ -9,7 +9,7 @@ import msgspec
 SHAPE = "must be ws://HOST:PORT or wss://HOST:PORT"
 PATH = "/ws/agent"  # where a gateway takes agents; it is exact there
 _URL = re.compile(
-    r"(?P<scheme>wss?)://(?P<host>\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?\.?)"
+    r"(?P<scheme>wss?)://(?P<host>\[[0-9A-Fa-f.]*:[0-9A-Fa-f:.]*\]|[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?\.?)"
     r"(?::(?P<port>[0-9]{1,5}))?(?P<path>/[!$-;=@-Z_a-z~]*)?"
 )
 

@@ -14,13 +14,8 @@ import msgspec
 
 # structlog imports rich where it is installed, for tracebacks the agent never prints: 25 ms and 3.5 MB.
 sys.modules.setdefault("rich", None)  # type: ignore[arg-type]
-# And greenlet, with a C++ library behind it; what the gateway's database needs it for comes later.
-sys.modules.setdefault("greenlet", None)  # type: ignore[arg-type]
 
-import structlog  # noqa: E402  after the lines above
-
-if sys.modules["greenlet"] is None:
-    del sys.modules["greenlet"]  # type: ignore[unreachable]
+import structlog  # noqa: E402  after the line above
 
 from aegis.model.stamp import rfc3339  # noqa: E402
 from aegis.runtime.clock import SystemClock  # noqa: E402

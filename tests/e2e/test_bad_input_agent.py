@@ -26,7 +26,7 @@ from tests.support.agent import RunningAgent, running_agent
 from tests.support.bad_input import Bad
 from tests.support.bad_input_agent import AGENT_TABLE, TO_AGENT, AgentSetting
 from tests.support.raw_gateway import AgentLink, envelope
-from tests.support.rawsocket import BINARY, CLOSE, RawEnd, frame
+from tests.support.rawsocket import BINARY, CLOSE, PING, RawEnd, frame
 from tests.support.world import open_world
 
 pytestmark = [pytest.mark.require("root", "bpf", "bpffs"), pytest.mark.timeout(180)]
@@ -53,6 +53,7 @@ FLOOD_S = 1.0
 FLOODS: dict[str, Callable[[AgentSetting], bytes]] = {
     "garbage": lambda s: s.raw(b"x"),
     "errors": lambda s: s.say(envelope("error", '{"message":"no"}')),
+    "pings": lambda s: s.raw(b"p" * 125, PING),
     "orders": lambda s: s.say(s.link.push(b'{"type":"list_modules"}')),
     "acknowledgements": lambda s: s.changed(),
 }
@@ -342,7 +343,7 @@ def test_nothing_breaks_inside(run: Run) -> None:
         assert word not in run.log, run.log[run.log.index(word) - 500 :][:2000]
 
 
-@pytest.mark.parametrize("what", ["garbage", "errors", "orders", "acknowledgements"])
+@pytest.mark.parametrize("what", ["garbage", "errors", "pings", "orders", "acknowledgements"])
 def test_a_flood_takes_neither_the_loop_nor_the_disk(floods: dict[str, Flood], what: str) -> None:
     """As quick as the agent takes it, for a second; what is nonsense ends the connection."""
     flood = floods[what]
@@ -351,7 +352,7 @@ def test_a_flood_takes_neither_the_loop_nor_the_disk(floods: dict[str, Flood], w
     assert len(flood.waits_ms) > 5
     assert flood.waits_ms[len(flood.waits_ms) // 2] <= SLOWEST_MS
     assert flood.waits_ms[-1] < 1_000
-    assert flood.ended == (what in {"garbage", "errors"})
+    assert flood.ended == (what in {"garbage", "errors", "pings"})
 
 
 def test_the_table_is_the_committed_one(run: Run) -> None:

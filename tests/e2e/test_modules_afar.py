@@ -216,7 +216,7 @@ def test_a_module_that_spins_on_an_order_is_left_out_and_the_agent_is_back(
         assert isinstance(agent, Agent)
         uid = connected(agent)
         sent: list[dict[str, Any]] = []
-        order = {"type": "configure_module", "module_id": "spinner", "settings": {"n": 2}}
+        order: dict[str, Any] = {"type": "configure_module", "module_id": "spinner", "settings": {"n": 2}}
         beside = threading.Thread(target=lambda: sent.append(gate.order(uid, "8s", **order)))
         begun = time.monotonic()
         beside.start()

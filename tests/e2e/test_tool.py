@@ -65,7 +65,7 @@ def test_one_client_too_many_is_exit_3_in_one_line(agent: RunningAgent) -> None:
         for _ in range(5):  # the agent may close before or after the request is written
             done = aegis(agent, "status")
             assert done.returncode == 3, done.stderr
-            assert done.stderr.startswith("aegis: connection_lost: ")
+            assert done.stderr.startswith("aegis: connect_failed: too many connections: ")
             assert "Traceback" not in done.stderr
 
 

@@ -93,15 +93,15 @@ def test_4_signatures_verify_on_both_sides(world: World, tmp_path: Path) -> None
         wrong = StrangeAgent(ours.url, "text-signer")
         wrong.dial()
         wrong.authenticate()
-        wrong._frame(  # noqa: SLF001  one step of its registration, done as three of the documents say
+        wrong._frame(
             "request",
             "agent.registration",
             {"agent_pubkey": b64(wrong.public), "host_id": wrong.name, "capabilities": {}},
         )
-        init = wrong._raw("agent.registration", ("registration_id", "nonce", "server_time"))  # noqa: SLF001
+        init = wrong._raw("agent.registration", ("registration_id", "nonce", "server_time"))
         text = (init["nonce"] + init["server_time"] + wrong.name).encode()
         assert base64.b64decode(init["nonce"]) not in text
-        wrong._frame(  # noqa: SLF001
+        wrong._frame(
             "request",
             "agent.registration.complete",
             {
@@ -111,7 +111,7 @@ def test_4_signatures_verify_on_both_sides(world: World, tmp_path: Path) -> None
             },
         )
         with pytest.raises(Died):
-            wrong._raw("agent.registration.complete", ("agent_uid",))  # noqa: SLF001
+            wrong._raw("agent.registration.complete", ("agent_uid",))
         assert ours.agents() == {}
         right = StrangeAgent(ours.url, "byte-signer")
         right.connect()
@@ -126,7 +126,7 @@ def test_5_registration_ends(world: World) -> None:
         uids = set()
         for _ in range(3):
             with running_agent(world, options=options) as agent:
-                eventually(lambda: state(agent)["state"] == "connected", "the agent did not connect")  # noqa: B023
+                eventually(lambda: state(agent)["state"] == "connected", "the agent did not connect")
                 uids.add(agent.ask("status")[0]["agent"]["uid"])
                 connections = gate.connections
                 gate.cut()

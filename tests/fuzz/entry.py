@@ -73,7 +73,7 @@ def mutations(seeds: list[bytes], count: int, seed: int) -> Iterator[bytes]:
 
 def main(name: str) -> None:
     """`python tests/fuzz/fuzz_NAME.py [libFuzzer options]`; what it finds of interest is kept in build/fuzz/NAME."""
-    import atheris
+    import atheris  # type: ignore[import-untyped]
 
     with atheris.instrument_imports(include=["aegis.protocol"]):  # before the entry brings them in
         import aegis.protocol.agent

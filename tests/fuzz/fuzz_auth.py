@@ -20,7 +20,6 @@ PARSERS = (
     "aegis/protocol/payloads.py:parse",
     "aegis/protocol/payloads.py:unpacked",
     "aegis/protocol/payloads.py:unpacked_or_raw",
-    "aegis/protocol/payloads.py:read_auth",
     "aegis/protocol/payloads.py:read_auth_response",
 )
 

@@ -16,7 +16,6 @@ PARSERS = (
     "aegis/protocol/payloads.py:read_kind",
     "aegis/protocol/payloads.py:read_batch",
     "aegis/protocol/payloads.py:_boot_id",
-    "aegis/protocol/payloads.py:Batch",
     "aegis/protocol/depth.py",
 )
 

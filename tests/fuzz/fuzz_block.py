@@ -18,7 +18,7 @@ def one(data: bytes) -> None:
     from aegis._native import transcode
     from aegis.model import block
 
-    found = []
+    found: list[block.Block | None] = []
     for end_of in (transcode.end_of, block.end_of):
         try:
             found.append(block.parse(data, end_of=end_of))

@@ -1,4 +1,8 @@
-"""Any text as an envelope: an envelope within its limits, or EnvelopeInvalid."""
+"""Any text as an envelope: an envelope within its limits, or EnvelopeInvalid.
+
+Not reached: the way out of `is_deeper` for few brackets (`envelope` has counted them; the entry `batch` takes it), and a
+RecursionError of the decoder (what would raise one is refused for its depth before).
+"""
 
 from __future__ import annotations
 

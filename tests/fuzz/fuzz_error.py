@@ -9,7 +9,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 PARSERS = (
     "aegis/protocol/payloads.py:read_error",
-    "aegis/protocol/payloads.py:_candidates",
     "aegis/protocol/payloads.py:_one_line",
     "aegis/protocol/agent.py:_error",
 )
@@ -19,7 +18,8 @@ def one(data: bytes) -> None:
     from aegis.protocol import payloads
     from aegis.protocol.agent import Phase
     from aegis.protocol.agent_happenings import Closed, PeerError, ReconnectWanted
-    from tests.support.stages import GATEWAY, WALL, opened, up
+    from tests.support.sessions import WALL
+    from tests.support.stages import GATEWAY, opened, up
 
     payload = data.decode("utf-8", "replace")
     text = payloads.read_error(payload)

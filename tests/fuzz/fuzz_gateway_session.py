@@ -6,8 +6,11 @@ Each line is a step, `WORD REST`:
     say CHANNEL TEXT                 TEXT, packed, on that channel; covered by the key where the agent is one of ours
     frame TEXT, bin TEXT             a text frame or a binary one
     tick SECONDS, alive, gone, refuse, push JSON, ack NUMBER   what a driver does
-    deny, fail                       the driver turns away the next that is proven, or cannot store it
+    deny, fail, hold                 the driver turns away the next that is proven, cannot store it, or takes its time
+    store                            what was held is stored
     with JSON                        first line: headers of the upgrade and members of GatewayLimits
+
+Not reached: SessionMisused, which is for mistakes of a driver and not for what a peer sends.
 """
 
 from __future__ import annotations
@@ -23,24 +26,29 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 PARSERS = (
     "aegis/protocol/gateway.py",
-    "aegis/protocol/registration.py",
+    "aegis/protocol/registration.py:complete",
     "aegis/protocol/coverage.py",
     "aegis/protocol/authentication.py:wrong",
-    "aegis/protocol/replay.py:seen",
-    "aegis/protocol/replay.py:remember",
-    "aegis/protocol/replay.py:_expire",
     "aegis/protocol/channels.py:split_up",
 )
-LIMITS = {"attempts": (1, 9), "errors": (1, 99), "registrations": (1, 9), "idle_s": (1, 99), "skew_s": (1, 999)}
+LIMITS = {
+    "attempts": (1, 9),
+    "errors": (1, 99),
+    "registrations": (1, 9),
+    "idle_s": (1, 99),
+    "skew_s": (1, 999),
+}
 STEPS = 64
 
 
 def members(text: str) -> dict[str, Any]:
+    """The object that a step names; empty where it is none. As the wire has it: no half of a surrogate pair in it."""
+    import msgspec
+
     try:
-        found = json.loads(text or "{}")
-    except (ValueError, RecursionError):
+        return msgspec.json.decode(text.encode(), type=dict[str, Any])
+    except (msgspec.DecodeError, UnicodeError, RecursionError):
         return {}
-    return found if isinstance(found, dict) else {}
 
 
 @functools.cache
@@ -56,7 +64,8 @@ class Script:
     def __init__(self, shared: Any, session: Any, agent: Any) -> None:
         self.shared, self.session, self.agent = shared, session, agent
         self.seconds = 0
-        self.deny = self.fail = self.proven = self.stored = False
+        self.deny = self.fail = self.hold = self.proven = self.stored = False
+        self.held: Any = None
         self.offer = {"registration_id": "r", "nonce": "", "server_time": ""}
 
     def step(self, word: str, rest: str) -> None:
@@ -67,11 +76,14 @@ class Script:
         now_ns, wall_s = self.seconds * SECOND, WALL + self.seconds
         session = self.session
         match word:
-            case "deny" | "fail":
+            case "deny" | "fail" | "hold":
                 setattr(self, word, True)
             case "tick":
                 self.seconds += min(int(rest), 10_000) if rest.isascii() and rest.isdecimal() else 1
                 self.heard(session.tick(self.seconds * SECOND))
+            case "store":
+                if self.held is not None and session.phase is not Phase.CLOSED:
+                    self.store(wall_s)
             case "alive":
                 session.alive(now_ns)
             case "gone":
@@ -109,9 +121,7 @@ class Script:
                 return str(agent.registration(**said))
             case "done":
                 return str(
-                    agent.frame(
-                        "request", "agent.registration.complete", self.completion() | members(rest)
-                    )
+                    agent.frame("request", "agent.registration.complete", self.completion() | members(rest))
                 )
             case "say":
                 channel, _, text = rest.partition(" ")
@@ -151,14 +161,20 @@ class Script:
                 if self.fail:
                     self.fail = False
                     self.heard(self.session.registration_failed("disk full", wall_s))
+                elif self.hold:
+                    self.hold, self.held = False, each
                 else:
-                    self.shared.store[each.key] = (each.uid, each.ours)
-                    self.session.registered(wall_s)
-                    self.stored = True
+                    self.held = each
+                    self.store(wall_s)
             elif isinstance(each, told.Batch | told.Answer | told.State | told.Ignored):
                 assert self.stored
             elif isinstance(each, told.Closed):
                 assert self.session.close_reason == each
+
+    def store(self, wall_s: int) -> None:
+        self.shared.store[self.held.key] = (self.held.uid, self.held.ours)
+        self.held, self.stored = None, True
+        self.session.registered(wall_s)
 
     def answered(self) -> None:
         """What the gateway sends can be read by a deployed agent, and never claims more than was proven."""

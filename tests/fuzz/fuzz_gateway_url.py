@@ -34,7 +34,7 @@ def one(data: bytes) -> None:
     assert parts.scheme == ("wss" if found.secure else "ws")
     assert host == found.host.lower()
     assert (parts.port or found.port) == found.port
-    assert not (parts.username or parts.password or parts.query or parts.fragment)
+    assert [parts.username, parts.password, parts.query, parts.fragment] == [None, None, "", ""]
     assert found.path == (parts.path if len(parts.path) > 1 else gateway_url.PATH)
 
 

@@ -70,8 +70,9 @@ def one(data: bytes) -> None:
     msgspec.json.decode(batch.items)
     half = items.without_first(batch, 1) if batch.count > 1 else batch
     assert items.split(half.items)[-1] == stored[-1]
-    for head in items.read(batch.items):
-        time_ns = RECEIVED_NS if head.time_ns < 0 else head.time_ns
+    found = items.read(batch.items)
+    for head, time_ns in zip(found, items.instants(found, RECEIVED_NS), strict=True):
+        assert 0 <= time_ns <= RECEIVED_NS + items.AHEAD_NS
         assert batch.oldest_ns <= time_ns <= batch.newest_ns
         if asked is not None and items.fulfils(head, time_ns, asked):
             assert not bits or batch.types & bits  # what the batch is chosen by holds what is in it

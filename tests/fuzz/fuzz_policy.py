@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
@@ -17,6 +18,7 @@ def one(data: bytes) -> None:
     policy, problems = examine(data)
     assert (policy is None) == bool(problems)
     refused: PolicyError | None = None
+    read: Any = None
     try:
         read = parse_document(data)
     except PolicyError as error:

@@ -33,7 +33,8 @@ def one(data: bytes) -> None:
     from aegis.protocol.agent import Phase
     from aegis.protocol.agent_happenings import Acknowledged, Order, Refused
     from aegis.protocol.crypto import seal, shared_key, unseal
-    from tests.support.stages import GATEWAY, WALL
+    from tests.support.sessions import WALL
+    from tests.support.stages import GATEWAY
 
     for read in (payloads.read_push, payloads.read_ack):
         try:
@@ -52,12 +53,12 @@ def one(data: bytes) -> None:
             frame = GATEWAY.frame(f"backend.{name}", payload, nonce=base64.b64encode(GATEWAY.NONCE).decode())
             (happened,) = agent.receive(frame, 0, WALL)
             assert isinstance(happened, Order | Acknowledged | Refused)
-    said = {
+    frame_said = {
         "channel": "backend.modules",
         "payload": data.decode("latin-1"),
         "nonce": data[:32].decode("latin-1"),
     }
-    (happened,) = agent.receive(json.dumps(said), 0, WALL)
+    (happened,) = agent.receive(json.dumps(frame_said), 0, WALL)
     assert isinstance(happened, Refused)
     assert agent.phase is Phase.UP
     assert agent.outgoing() == []

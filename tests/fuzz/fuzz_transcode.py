@@ -6,6 +6,7 @@ The parser is native, so its branches are not counted here; the entry holds it t
 from __future__ import annotations
 
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
@@ -29,10 +30,12 @@ def one(data: bytes) -> None:
     if ends is not None:
         assert ends[0] == 0
         assert ends[-1] == len(data)
-        assert all(one < other for one, other in zip(ends, ends[1:], strict=False))
+        assert all(one < other for one, other in pairwise(ends))
         assert [transcode.end_of(data, 0, number) for number in range(len(ends))] == ends
     try:
-        arrays = transcode.to_json(data, 1_763_900_000_000_000_000, most_items=MOST_ITEMS, most_bytes=MOST_BYTES)
+        arrays = transcode.to_json(
+            data, 1_763_900_000_000_000_000, most_items=MOST_ITEMS, most_bytes=MOST_BYTES
+        )
     except malformed as error:
         at = error.offset
         assert 0 <= at <= len(data)

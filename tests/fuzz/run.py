@@ -43,6 +43,25 @@ PLANTED: tuple[tuple[str, str, str, str], ...] = (
     ("control", "aegis/agent/answers.py", "if not 0 <= protocol <= 255:", "if not -1 <= protocol <= 255:"),
     ("proc", "aegis/host/procfs.py", "if text.isdigit() and len(text) <= 20 and", "if"),
     ("proc", "aegis/host/processes.py", "if len(found) != 2:", "if not found:"),
+    ("envelope", "aegis/protocol/envelope.py", "(msgspec.DecodeError, UnicodeEncodeError, RecursionError)", "(msgspec.DecodeError,)"),
+    ("base64text", "aegis/protocol/base64text.py", "if encode(data[start:]) != text[start // 3 * 4 :]:", "if False:"),
+    ("auth", "aegis/protocol/payloads.py", "(msgspec.DecodeError, UnicodeError, RecursionError, ValueError)", "(msgspec.DecodeError,)"),
+    ("registration", "aegis/protocol/payloads.py", "if len(data) > REGISTRATION_BYTES:", "if False:"),
+    ("batch", "aegis/protocol/payloads.py", "if memoryview(each)[0] != 0x7B:", "if False:"),
+    ("push", "aegis/protocol/payloads.py", "if not isinstance(body, dict):", "if body is None:"),
+    ("orders", "aegis/protocol/orders.py", '_YAML_ESCAPED = re.compile("[\\x7f-', '_YAML_ESCAPED = re.compile("[\\x80-'),
+    ("orders", "aegis/protocol/policy_variants.py", "except ValueError as error:", "except ZeroDivisionError as error:"),
+    ("error", "aegis/protocol/payloads.py", 'each if each.isprintable() else " "', "each"),
+    ("gateway_session", "aegis/protocol/gateway.py", "if self._uid is None:", "if False:"),
+    ("agent_session", "aegis/protocol/agent.py", "if not v1.ID.fullmatch(reply.agent_uid):", "if False:"),
+    ("upgrade", "aegis/protocol/upgrade.py", "if not is_sound(key):", "if len(key) != 32:"),
+    ("items", "aegis/gateway/store/items.py", "(msgspec.MsgspecError, UnicodeDecodeError, RecursionError)", "(msgspec.MsgspecError,)"),
+    ("api", "aegis/gateway/store/reading.py", "max(int(match[1]), int(match[2]))", "int(match[1])"),
+    ("api", "aegis/gateway/api/requests.py", "(msgspec.DecodeError, UnicodeDecodeError)", "msgspec.DecodeError"),
+    ("block", "aegis/model/block.py", "if type(value) is not bytes or len(value)", "if len(value)"),
+    ("outbox_rows", "aegis/agent/outbox/rows.py", "if len(plain) < _HEAD.size:", "if False:"),
+    ("gateway_url", "aegis/runtime/gateway_url.py", "if not 0 < port < 65536:", "if port > 65535:"),
+    ("identity", "aegis/agent/identity.py", "except (StorageError, *_MALFORMED):", "except (StorageError, msgspec.DecodeError):"),
 )  # fmt: skip
 
 
@@ -105,15 +124,15 @@ def fuzz(name: str, seconds: float, overlay: Path | None = None) -> Outcome:
 
 def child(name: str, seconds: float, grown: str, crashes: str) -> None:
     """In the process that fuzzes: the parsers are imported with a counter at each branch, then it goes on to the end."""
-    import atheris
+    import atheris  # type: ignore[import-untyped]
 
     overlay = os.environ.get("AEGIS_FUZZ_OVERLAY")
     files = in_python(parsers(name))
     modules = [file.partition(":")[0].removesuffix(".py").replace("/", ".") for file in files]
-    if overlay is not None:
-        for module in modules:
-            package = importlib.import_module(module.rpartition(".")[0])
-            package.__path__.insert(0, str(Path(overlay) / module.rpartition(".")[0].replace(".", "/")))
+    for package in {module.rpartition(".")[0] for module in modules} if overlay is not None else ():
+        folder = Path(str(overlay)) / package.replace(".", "/")
+        if folder.is_dir():  # before the package is imported: it may import its modules itself
+            importlib.import_module(package.rpartition(".")[0]).__path__.insert(0, str(folder.parent))
     with atheris.instrument_imports(include=modules):
         for module in modules:
             importlib.import_module(module)
@@ -160,6 +179,9 @@ def plant(number: int, directory: Path) -> str:
     place = directory / file
     place.parent.mkdir(parents=True)
     place.write_text(text.replace(there, instead, 1))
+    for sibling in (ROOT / file).parent.iterdir():
+        if sibling.name not in {place.name, "__pycache__"}:
+            (place.parent / sibling.name).symlink_to(sibling)
     return name
 
 

@@ -22,7 +22,7 @@ from aegis.model import flow as flows
 from aegis.model import records
 from aegis.model.event import ConnectEvent, Event, ExecEvent, ExitEvent, LossEvent, SocketEvent
 from aegis.model.net import PROTOCOLS
-from aegis.model.process import Cgroup, OwnerLabel, Process
+from aegis.model.process import Ancestor, Cgroup, OwnerLabel, Process
 from aegis.model.sample import Sample, document
 from aegis.model.stamp import rfc3339
 from tests.support import records as chance
@@ -228,12 +228,17 @@ def test_arrays_hold_every_item_once_and_in_order(most_items: int, most_bytes: i
     written = many(600)
     arrays = to_json(b"".join(written), BASE, most_items=most_items, most_bytes=most_bytes)
     found = [msgspec.json.decode(array, type=list[msgspec.Raw]) for _, _, array in arrays]
-    assert [bytes(one) for group in found for one in group] == [item(one) for one in written]
+    for one, record in zip((bytes(one) for group in found for one in group), written, strict=True):
+        whole = item(record)
+        if len(whole) + 2 <= most_bytes:
+            assert one == whole
+        else:
+            assert json.loads(one)["time_ns"] == json.loads(whole)["time_ns"]
     place = 0
     for (first, count, array), group in zip(arrays, found, strict=True):
         assert (first, count) == (place, len(group))
         assert 1 <= count <= most_items
-        assert len(array) <= most_bytes or count == 1
+        assert len(array) <= most_bytes or (count == 1 and most_bytes < 200)
         place += count
 
 
@@ -250,6 +255,80 @@ def test_the_last_bracket_counts() -> None:
     ((_, _, both),) = to_json(run, BASE)
     assert len(to_json(run, BASE, most_bytes=len(both))) == 1
     assert [count for _, count, _ in to_json(run, BASE, most_bytes=len(both) - 1)] == [1, 1]
+
+
+REASON = "longer than a batch may be"
+
+
+def vast(**members: Any) -> Process:
+    """A process whose texts grow sixfold in JSON, as any local user may have one."""
+    ancestor = Ancestor(pid=1, start_ns=2, comm=b"sh", exe=b"\x02" * 4095)
+    many = {"args": b"\x01" * 9000 + b"\0", "args_total": 9001, "exe": b"/x", "cwd": b"/", "comm": b"sh"}
+    many |= {"ancestors": (ancestor,) * 3}
+    return msgspec.structs.replace(chance.process(random.Random(2)), **many | members)
+
+
+def test_an_event_that_is_too_long_alone_lacks_its_long_members_and_says_why() -> None:
+    written = many(4)
+    long = ExitEvent(time_ns=BASE + 7, owner=vast(), code=3, signal=0, duration_ns=9)
+    whole = json.loads(item(records.encode(long, BASE)))
+    written[2] = records.encode(long, BASE)
+    ((first, count, array),) = to_json(b"".join(written), BASE)
+    assert (first, count) == (0, 4)
+    assert len(array) <= 49_152
+    found = json.loads(array)
+    assert [found[place] for place in (0, 1, 3)] == [json.loads(item(written[place])) for place in (0, 1, 3)]
+    assert {"args": None, "args_reason": REASON, "args_truncated": True, "args_bytes": 9001}.items() <= found[
+        2
+    ].items()
+    assert (found[2]["ancestors"], found[2]["ancestors_reason"]) == (None, REASON)
+    for key in ("args", "args_truncated", "ancestors"):
+        whole.pop(key)
+        found[2].pop(key)
+    assert {key for key in found[2] if key not in whole} == {"args_reason", "ancestors_reason"}
+    assert all(found[2][key] == value for key, value in whole.items())  # pid, code, owner, and all else stay
+
+
+@pytest.mark.parametrize("key", ["exe", "cwd"])
+def test_a_long_path_is_left_out_where_the_object_is_too_long(key: str) -> None:
+    long = ExecEvent(time_ns=BASE, owner=vast(**{key: b"/" + b"\x01" * 4000}))
+    ((_, _, array),) = to_json(records.encode(long, BASE), BASE)
+    found = json.loads(array)[0]
+    assert (found[key], found[f"{key}_reason"], found["comm"]) == (None, REASON, "sh")
+
+
+def test_as_long_as_an_array_may_be_is_whole() -> None:
+    record = records.encode(ExecEvent(time_ns=BASE, owner=vast()), BASE)
+    size = len(item(record)) + 2
+    assert json.loads(to_json(record, BASE, most_bytes=size)[0][2])[0]["args"]
+    assert json.loads(to_json(record, BASE, most_bytes=size - 1)[0][2])[0]["args"] is None
+
+
+@pytest.mark.parametrize(
+    ("members", "schema"),
+    [
+        ([7, 3, "ring", "exec", "r" * 60_000, 1], "aegis.event"),
+        ([9, 3, "n", [["k" * 60_000, "v"]], 1, "u", "gauge", "s"], "aegis.sample"),
+        ([10, 3, {"a": ["x" * 60_000]}], "aegis.finding"),
+        ([7, 3, "ring", "exec", "r" * 60_000, 1, "of a later version", [1, 2]], "aegis.event"),
+    ],
+)
+def test_what_is_too_long_and_cannot_be_shortened_keeps_its_place(members: list[Any], schema: str) -> None:
+    after = many(1)[0]
+    ((_, count, array),) = to_json(cbor2.dumps(members) + after, BASE)
+    found, following = json.loads(array)
+    assert (count, following) == (2, json.loads(item(after)))
+    assert (found["schema"], found["time_ns"], found["fields"], found["fields_reason"]) == (
+        schema,
+        BASE + 3,
+        None,
+        REASON,
+    )
+
+
+def test_too_long_and_malformed_is_malformed() -> None:
+    with pytest.raises(RecordsMalformed, match="cut short"):
+        to_json(cbor2.dumps([7, 0, "a", "b", "r" * 60_000, 1, 5])[:-1], BASE)
 
 
 def test_no_records_are_no_arrays() -> None:

@@ -337,9 +337,9 @@ ACKS = (
 
 TO_AGENT = (*AUTH, *REGISTRATION, *PUSHES, *ORDERS, *ACKS)
 
-# Of the classes for both ends: what is another thing on the way to an agent. It counts binary frames as refused, and of a
-# gateway's frame looks at no type.
-_OTHERWISE: dict[str, Rule] = {"binary for text": "refuse", "type unknown": "ignore"}
+# Of the classes for both ends: an agent counts binary frames as refused, looks at no type of a gateway's frame, and leaves
+# a gateway that does nothing but ping.
+_OTHERWISE: dict[str, Rule] = {"binary for text": "refuse", "type unknown": "ignore", "1,000 pings": "close"}
 
 AGENT_TABLE = (
     *(replace(bad, rule=_OTHERWISE.get(bad.name, bad.rule)) for bad in (*FRAMES, *JSON, *ENVELOPE, *PAYLOAD)),

@@ -12,7 +12,6 @@ OTHERS = {
     "agent/test_imports.py": "what the agent's process may load",
     "host/test_testers.py": "the workloads of tests/support",
     "protocol/test_deployed.py": "what deployed peers need, and their bugs",
-    "protocol/test_fuzz_entries.py": "the entries of tests/fuzz",
     "protocol/test_rows.py": "the contradictions between documents and deployed programs",
 }
 

@@ -1,4 +1,4 @@
-"""What is wrong with a peer's frames, told without letting the peer write the log."""
+"""What is wrong with a peer's frames, told without letting the peer write the log or steer a terminal."""
 
 from __future__ import annotations
 
@@ -6,6 +6,14 @@ from collections import Counter
 from collections.abc import Callable
 
 EVERY_NS = 60_000_000_000
+
+
+def escaped(text: str, most: int = 200) -> str:
+    """A stranger's words, at most so many characters of them, none of which is a control character."""
+    return "".join(
+        one if one.isprintable() else one.encode("unicode_escape", "surrogatepass").decode()
+        for one in text[:most]
+    )[:most]
 
 
 class Complaints:

@@ -15,8 +15,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from websockets.asyncio.client import ClientConnection, connect
-from websockets.exceptions import InvalidHandshake, InvalidStatus, ProtocolError
+from websockets.exceptions import InvalidStatus, WebSocketException
+from websockets.frames import CloseCode, Frame, Opcode
+from websockets.protocol import Event
 
+from aegis.agent.link.complaints import escaped
 from aegis.errors import ConnectFailed, GatewayRefused
 from aegis.runtime.gateway_url import GatewayUrl
 
@@ -27,6 +30,10 @@ CLOSE_S = 0.5
 WRITE_BYTES = 64 << 10  # a sender waits above this; what is more urgent then overtakes at the next frame
 UNSENT_BYTES = 128 << 10  # the same for what the kernel holds
 SHOWN = 200  # characters of a refusal
+READ_BYTES = 16 << 10  # at once: 8,000 of the smallest frames, which are taken without a pause
+PIECE_BYTES = 1 << 10
+MOST_CONTROLS = 100  # pings and pongs a second; a gateway has reason for one
+MOST_FRAGMENTS = 4096  # of one message
 _SOCKET_OPTIONS = (
     (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
     (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 5),
@@ -51,6 +58,7 @@ async def dial(url: GatewayUrl, headers: Mapping[str, str], ca: str | None) -> C
     try:
         connection = await _Connect(
             url.text,
+            create_connection=_Connection,
             additional_headers={name: value for name, value in headers.items() if name != "User-Agent"},
             user_agent_header=USER_AGENT,
             compression=None,
@@ -71,12 +79,59 @@ async def dial(url: GatewayUrl, headers: Mapping[str, str], ca: str | None) -> C
             f"{url.text}: its certificate is not good: {error.verify_message}",
             hint="gateway.ca or --ca names the CA file it is judged by",
         ) from error
-    except (OSError, EOFError, InvalidHandshake, ProtocolError, TimeoutError) as error:
+    except (
+        OSError,
+        EOFError,
+        WebSocketException,
+        LookupError,
+        ValueError,
+    ) as error:  # a name that is none, too
         raise ConnectFailed(
             f"{url.text}: {_words(error)}", hint="is the gateway up, and the address right?"
         ) from error
     tune(connection.transport.get_extra_info("socket"))
     return connection
+
+
+class _Connection(ClientConnection):
+    """The library answers pings as it reads them: who sends too many has the loop to itself, and is left."""
+
+    _controls = 0
+    _controls_since = 0.0
+    _fragments = 0
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)
+        if hasattr(transport, "max_size"):
+            transport.max_size = READ_BYTES
+
+    def data_received(self, data: bytes) -> None:
+        """In pieces, so that what comes behind too many frames is not looked at."""
+        for at in range(0, len(data), PIECE_BYTES):
+            if self.transport.is_closing():
+                return
+            super().data_received(data[at : at + PIECE_BYTES])
+
+    def process_event(self, event: Event) -> None:
+        super().process_event(event)
+        if not isinstance(event, Frame):
+            return
+        if event.opcode in {Opcode.PING, Opcode.PONG}:
+            now = self.loop.time()
+            if now - self._controls_since >= 1:
+                self._controls, self._controls_since = 0, now
+            self._controls += 1
+        elif event.opcode is not Opcode.CLOSE:
+            self._fragments = 0 if event.fin else self._fragments + 1
+        if self._controls > MOST_CONTROLS:
+            self._leave("too many pings")
+        elif self._fragments > MOST_FRAGMENTS:
+            self._leave("a message of too many fragments")
+
+    def _leave(self, reason: str) -> None:
+        self.protocol.fail(CloseCode.POLICY_VIOLATION, reason)
+        self.send_data()
+        self.transport.abort()
 
 
 class _Connect(connect):
@@ -86,8 +141,10 @@ class _Connect(connect):
         return exc
 
 
-def tune(connected: socket.socket | Any) -> None:
+def tune(connected: socket.socket | Any | None) -> None:
     """Have the kernel find out about a dead peer. A socket that takes an option not at all keeps the pings' deadline."""
+    if connected is None:  # over already; who reads is told
+        return
     for level, option, value in _SOCKET_OPTIONS:
         try:
             connected.setsockopt(level, option, value)
@@ -109,9 +166,9 @@ def _tls(url: GatewayUrl, ca: str | None) -> ssl.SSLContext:
 
 def _refusal(url: GatewayUrl, error: InvalidStatus) -> ConnectFailed | GatewayRefused:
     response = error.response
-    said = bytes(response.body or b"")[: 4 * SHOWN].decode("utf-8", "replace").strip()[:SHOWN]
-    text = f"{url.text}: {response.status_code} {said or response.reason_phrase}"
-    after = response.headers.get("Retry-After", "")
+    said = bytes(response.body or b"")[: 4 * SHOWN].decode("utf-8", "replace").strip()
+    text = f"{url.text}: {response.status_code} {escaped(said or response.reason_phrase, SHOWN)}"
+    after = "".join(response.headers.get_all("Retry-After")[:1])
     retry_s = float(after) if after.isascii() and after.isdecimal() and len(after) <= 5 else None
     if response.status_code >= 500 or response.status_code == 429:
         return ConnectFailed(
@@ -130,4 +187,5 @@ def _words(error: BaseException) -> str:
             os.strerror(error.errno) if error.errno > 0 else str(error.strerror)
         )  # a look-up's are negative
     cause = error.__cause__
-    return str(error) or (str(cause) if cause is not None else "") or type(error).__name__
+    text = str(error) or (str(cause) if cause is not None else "") or type(error).__name__
+    return escaped(text, SHOWN)

@@ -9,12 +9,13 @@ import asyncio
 import contextlib
 import re
 from collections.abc import Callable
-from typing import Protocol
+from typing import Any, Protocol
 
 from websockets.asyncio.client import ClientConnection
 from websockets.exceptions import ConnectionClosed
 
 from aegis._native.transcode import to_json
+from aegis.agent.link.complaints import escaped
 from aegis.agent.link.unsaid import Change, Reply, Unsaid
 from aegis.agent.link.window import Window
 from aegis.errors import ConnectionLost, GatewayRefused
@@ -32,12 +33,20 @@ FRAMES_A_TURN = 32
 MOST_COMPLAINTS = (
     1000  # frames of one connection that were refused or errors; then it is a broken or hostile peer
 )
+ANSWER_TEXT, ANSWER_CODE = 8192, 256  # characters a gateway of ours takes
+REPLACED, REPLACED_S = 4001, 60.0  # two that take each other's place do it once a minute
 SECOND = 1_000_000_000
 _SECONDS = re.compile(r"\b([0-9]{1,5}(?:\.[0-9]{1,3})?) ?s\b")
 
 
 class BeginAnew(Exception):
     """The session is to be followed by another one now; nobody failed."""
+
+
+class Replaced(ConnectionLost):
+    """Another connection with this agent's key has taken the place of this one."""
+
+    code = "session_conflict"
 
 
 class Source(Protocol):
@@ -146,9 +155,9 @@ class Drive:
             self._took(one)
             match one:
                 case Closed(code="refused"):
-                    self._end(GatewayRefused(f"the gateway refused: {one.reason}"))
+                    self._end(GatewayRefused(f"the gateway refused: {escaped(one.reason)}"))
                 case Closed():
-                    self._end(ConnectionLost(f"{one.code}: {one.reason}"))
+                    self._end(ConnectionLost(f"{one.code}: {escaped(one.reason)}"))
                 case ReconnectWanted():
                     self._end(BeginAnew(one.reason))
                 case Refused() | PeerError():
@@ -212,14 +221,14 @@ class Drive:
 
     def _say(self, one: Reply | Change) -> None:
         if isinstance(one, Change):
-            self._session.state(one.state, wall_s=self._wall_s())
+            self._session.state(legible(one.state), wall_s=self._wall_s())
             return
         self._session.answer(
             one.in_reply_to,
             ok=one.ok,
-            code=one.code,
-            text=one.text,
-            state=one.state,
+            code=legible(one.code)[:ANSWER_CODE],
+            text=legible(one.text)[:ANSWER_TEXT],
+            state=legible(one.state),
             wall_s=self._wall_s(),
             channel=Up.POLICIES if one.policy else Up.STATUS,
         )
@@ -299,11 +308,24 @@ class Drive:
 def lost(error: ConnectionClosed) -> ConnectionLost:
     """What the library says of a connection that is closed, with the gateway's hint when to come back."""
     if error.rcvd is not None:
-        said = f"closed by the gateway: {error.rcvd.code} {error.rcvd.reason}".rstrip()
+        if error.rcvd.code == REPLACED:
+            return Replaced(f"closed by the gateway: {escaped(error.rcvd.reason)}", retry_s=REPLACED_S)
+        said = f"closed by the gateway: {error.rcvd.code} {escaped(error.rcvd.reason)}".rstrip()
         return ConnectionLost(said, retry_s=hint_of(error.rcvd.code, error.rcvd.reason))
+    if error.sent is not None:
+        return ConnectionLost(f"closed here: {error.sent.code} {escaped(error.sent.reason)}".rstrip())
     cause = error.__cause__
     text = getattr(cause, "strerror", None) or (str(cause) if cause is not None else "")
     return ConnectionLost(f"the connection broke: {text or 'no close frame came'}")
+
+
+def legible(value: Any) -> Any:
+    """The same for JSON: bytes of a host's names that are no UTF-8 are surrogates in Python, which JSON has not."""
+    if isinstance(value, str):
+        return value if value.isascii() else value.encode(errors="backslashreplace").decode()
+    if isinstance(value, dict):
+        return {legible(key): legible(one) for key, one in value.items()}
+    return [legible(one) for one in value] if isinstance(value, list | tuple) else value
 
 
 def hint_of(code: int, reason: str) -> float | None:

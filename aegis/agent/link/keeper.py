@@ -8,9 +8,9 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 from aegis.agent import identity as identities
-from aegis.agent.link.complaints import Complaints
+from aegis.agent.link.complaints import Complaints, escaped
 from aegis.agent.link.dial import dial
-from aegis.agent.link.drive import BeginAnew, Drive
+from aegis.agent.link.drive import BeginAnew, Drive, Replaced
 from aegis.agent.link.window import Window
 from aegis.errors import GatewayRefused, StorageError, TransportError
 from aegis.model.link import LinkState
@@ -39,9 +39,13 @@ if TYPE_CHECKING:
 UNREACHABLE, REFUSED = "gateway_unreachable", "gateway_refused"
 KEY_CHANGED = "gateway_key_changed"
 KEY_UNUSABLE, NOT_KEPT = "identity_unusable", "registration_not_kept"
+CONFLICT = Replaced.code
 CLOCK_DIFFERS, SILENT = "clock_differs", "gateway_stores_nothing"
 CLOCK_S = 60  # a clock this far off is learnt from a gateway that refuses for it
+MOST_OFFSET_S = 86_400  # nobody signed that refusal: further, only a clock that was never set is helped by it
+SET_S = 1_704_067_200  # 2024-01-01; a clock before it was never set
 HEALTHY_NS = 15_000_000_000  # a session this long makes the next failure a first one
+ALONE_NS = 180_000_000_000  # a session this long has no other one that takes its place
 SILENT_NS = 60_000_000_000  # blocks that nobody acknowledges for so long are told of
 SECOND = 1_000_000_000
 
@@ -61,6 +65,7 @@ class Keeper:
         self._backoff = Backoff(entropy=os.urandom, cap_s=settings.number("longest_pause_s"))
         self._identity: identities.Identity | None = None
         self._offset_s = 0  # the gateway's clock minus this host's, where that was refused
+        self._told_offset_s = 0  # that of the condition
         self._complaints = Complaints(uplink.log.warning, uplink.clock.monotonic_ns)
         self._gateway_key = b""
         self._proven = False  # this connection authenticated: what it refuses now is not for the time
@@ -114,6 +119,10 @@ class Keeper:
             self._health.clear(UNREACHABLE)
             self._health.raise_(REFUSED, str(error), error.hint or "the gateway's log says why")
             self._uplink.is_now(LinkState.REFUSED, f"{error}; tries again in {pause_s:.0f} s")
+        elif isinstance(error, Replaced):
+            hint = "has another host a copy of this one's agent.key? each needs its own"
+            self._health.raise_(CONFLICT, str(error), hint)
+            self._uplink.is_now(LinkState.BACKOFF, f"{error}; tries again in {pause_s:.0f} s")
         else:
             self._health.raise_(UNREACHABLE, str(error), error.hint or "it is tried again by itself")
             self._uplink.is_now(LinkState.BACKOFF, f"{error}; tries again in {pause_s:.0f} s")
@@ -170,7 +179,10 @@ class Keeper:
         )
 
     def _wall_s(self) -> int:
-        return self._clock.wall_ns() // SECOND + self._offset_s
+        now_s = self._clock.wall_ns() // SECOND
+        if not _credible(now_s, self._offset_s):  # the clock was set meanwhile
+            self._offset_s = 0
+        return now_s + self._offset_s
 
     # ---- what it said
 
@@ -183,16 +195,18 @@ class Keeper:
             case Authenticated():
                 self._proven = True
                 self._uplink.authenticated()
+                if one.gateway_key == self._gateway_key:  # the one that is kept since it was warned of
+                    self._health.clear(KEY_CHANGED)
                 self._gateway_key = one.gateway_key
             case Registered():
                 self._registered(one)
             case GatewayUnproven():
                 self._doubt(one)
             case PeerError():
-                self._complaints.add("gateway reports an error", "", one.text)
+                self._complaints.add("gateway reports an error", "", escaped(one.text))
             case Refused():
                 self._frames_refused[one.code] += 1
-                self._complaints.add("frame of the gateway refused", one.code, one.text)
+                self._complaints.add("frame of the gateway refused", one.code, escaped(one.text))
             case Closed():
                 self._learn_time(one)
             case ReconnectWanted():
@@ -228,6 +242,8 @@ class Keeper:
     def _beat(self) -> None:
         """A gateway whose store is away acknowledges nothing and is not left: what it has waits there as well as here."""
         now = self._clock.monotonic_ns()
+        if self._connected_ns is not None and now - self._connected_ns >= ALONE_NS:
+            self._health.clear(CONFLICT)
         if not self._window.bytes:
             self._heard_ns = now
         elif now - self._heard_ns >= SILENT_NS:
@@ -251,17 +267,25 @@ class Keeper:
         """v1 refuses who signs with a time far off; a host whose clock was never set must not be locked out by that."""
         if self._proven or one.code != "refused" or one.gateway_time_s is None:
             return
-        offset_s = one.gateway_time_s - self._clock.wall_ns() // SECOND
+        now_s = self._clock.wall_ns() // SECOND
+        offset_s = one.gateway_time_s - now_s
         if abs(offset_s) < CLOCK_S:
-            self._offset_s = 0
+            self._offset_s = self._told_offset_s = 0
             self._health.clear(CLOCK_DIFFERS)
-        elif abs(offset_s - self._offset_s) >= CLOCK_S:
-            self._offset_s = offset_s
-            self._health.raise_(
-                CLOCK_DIFFERS,
-                f"this host's clock is {-offset_s} s ahead of the gateway's; the gateway's is used towards it",
-                "set the clock of this host",
-            )
+        elif abs(offset_s - self._told_offset_s) >= CLOCK_S:
+            self._told_offset_s = offset_s
+            if _credible(now_s, offset_s):
+                self._offset_s = offset_s
+                used = "the gateway's is used towards it"
+            else:
+                used = "more than a day, so this host's is used"
+            text = f"this host's clock is {-offset_s} s ahead of the gateway's; {used}"
+            self._health.raise_(CLOCK_DIFFERS, text, "set the clock of this host")
+
+
+def _credible(now_s: int, offset_s: int) -> bool:
+    """Whether to go by a gateway's time that nobody signed: what is signed for a later day can be used on that day."""
+    return now_s < SET_S or abs(offset_s) <= MOST_OFFSET_S
 
 
 def _print(key: bytes) -> str:

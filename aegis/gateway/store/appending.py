@@ -12,7 +12,7 @@ from typing import Final
 import sqlalchemy as sa
 
 from aegis.errors import AgentUnknown
-from aegis.gateway.store.base import CLASSES, Batch, Keep, Totals
+from aegis.gateway.store.base import CLASSES, Appended, Batch, Keep, Totals
 from aegis.gateway.store.items import without_first
 from aegis.gateway.store.statements import insert, taking, upsert
 from aegis.gateway.store.tables import (
@@ -51,7 +51,7 @@ class Appender:
         self._cursors.clear()
         self._next_id = None
 
-    def append(self, connection: sa.Connection, new: Sequence[Batch]) -> list[int]:
+    def append(self, connection: sa.Connection, new: Sequence[Batch]) -> list[Appended]:
         """As `Store.append`, inside the caller's transaction."""
         rows: list[tuple[object, ...]] = []
         keys: list[tuple[object, ...]] = []
@@ -68,7 +68,7 @@ class Appender:
                 stands = self._cursor(connection, stream)
             end = each.first + each.count
             if end <= stands:
-                result.append(stands)
+                result.append(Appended(stands, 0))
                 continue
             fresh = each if each.first >= stands else without_first(each, stands - each.first)
             number += 1
@@ -95,7 +95,7 @@ class Appender:
             added[cls] += fresh.count
             sizes[cls] += len(fresh.items)
             moved[stream] = end
-            result.append(end)
+            result.append(Appended(end, fresh.count))
         if rows:
             connection.exec_driver_sql(self._insert_batch, rows)
             connection.exec_driver_sql(self._set_cursor, [(*key, end) for key, end in moved.items()])

@@ -7,7 +7,7 @@ as the JSON object that came, byte for byte; what a query may name is read off t
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import msgspec
 
@@ -61,6 +61,20 @@ class Batch(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     received_ns: int
 
 
+class Appended(NamedTuple):
+    """What became of a batch: `next` is where its cursor stands, `fresh` how many of its items were new."""
+
+    next: int
+    fresh: int
+
+
+class Appended(NamedTuple):
+    """What became of a batch: `next` is where its cursor stands, `fresh` how many of its items were new."""
+
+    next: int
+    fresh: int
+
+
 class Cursor(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """All items of (boot, stream, class) before `next` are stored, or known to be lost.
 
@@ -79,7 +93,8 @@ class Query(msgspec.Struct, frozen=True, kw_only=True):
     `uid` one agent; `types` any of them; `since_ns` <= time < `until_ns`; `peer` an address that is source or
     destination; `policy` and `verdict` by name; `name` of a sample (`cpu.*` with the star: a prefix).
     `cursor` goes on where a page ended. `after` turns the order round: items that were stored later than that place,
-    in the order of their coming (what a follower asks); "" is the beginning, `Store.place()` is now.
+    in the order of their coming (what a follower asks); "" is the beginning, `Store.place()` is now. Without `losses`
+    what tells of lost items, which is kept with their class, is left out.
     """
 
     cls: tuple[str, ...] = ("event",)
@@ -91,6 +106,7 @@ class Query(msgspec.Struct, frozen=True, kw_only=True):
     policy: str | None = None
     verdict: str | None = None
     name: str | None = None
+    losses: bool = True
     limit: int = 100
     cursor: str | None = None
     after: str | None = None
@@ -196,8 +212,8 @@ class Store(Protocol):
 
     # Items
 
-    async def append(self, batches: Sequence[Batch]) -> list[int]:
-        """Store batches and move their cursors in one transaction; where each one's cursor stands after it.
+    async def append(self, batches: Sequence[Batch]) -> list[Appended]:
+        """Store batches and move their cursors in one transaction; what became of each, in their order.
 
         What a cursor is already past is not stored again, in part or whole. Raises AgentUnknown.
         """

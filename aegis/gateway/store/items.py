@@ -16,13 +16,15 @@ TYPES: Final = ("exec", "exit", "connect", "accept", "listen", "verdict", "loss"
 _OTHER: Final = 1 << 62
 _BITS: Final = {name: 1 << place for place, name in enumerate(TYPES)}
 MOST_INTEGER: Final = (1 << 63) - 1  # of a column
+AHEAD_NS: Final = 300 * 1_000_000_000  # how much later than its coming an item may have happened
 MOST_KEY: Final = 256  # characters of an indexed value; a query for a longer one finds by its beginning
 
 
 class Head(msgspec.Struct, gc=False):
     """The members of an item that are looked at; the decoder skips the others, checking their form only.
 
-    A record of a type that an agent does not know yet has no instant: `time_ns` is -1.
+    A record of a type that an agent does not know yet has no instant: `time_ns` is -1. `agent_uid` may not be there: it
+    is put in by us, when an item is told.
     """
 
     time_ns: Annotated[int, msgspec.Meta(ge=0, le=MOST_INTEGER)] = -1
@@ -32,6 +34,8 @@ class Head(msgspec.Struct, gc=False):
     policy: str | None = None
     verdict: str | None = None
     name: str | None = None
+    schema: str | None = None
+    agent_uid: msgspec.Raw = msgspec.Raw(b"")
 
 
 _heads = msgspec.json.Decoder(list[Head])
@@ -92,15 +96,18 @@ def _batch(
     heads = read(joined)
     if len(heads) != len(items):
         raise EnvelopeInvalid("items: not one JSON object each")
-    times = [head.time_ns for head in heads]
+    if b"\n" in joined or b"\r" in joined:  # outside of texts, which cannot have one: an item is one line
+        raise EnvelopeInvalid("items: more than one line")
+    times = instants(heads, received_ns)
     oldest, newest = min(times), max(times)
-    if oldest < 0:
-        times = [received_ns if time < 0 else time for time in times]
-        oldest, newest = min(times), max(times)
     types, peers, policies = 0, set(), set()
     for kind in {head.type for head in heads}:
         types |= _BITS.get(kind, _OTHER) if isinstance(kind, str) else _OTHER
     for head in heads:
+        if head.agent_uid:
+            raise EnvelopeInvalid("items: one that names an agent")
+        if head.time_ns < 0 or not head.type:
+            _must_say(head)
         if head.dst is not None:
             peers.add(head.dst[:MOST_KEY])
         if head.src is not None:
@@ -125,6 +132,21 @@ def _batch(
         policies=frozenset(policies),
         received_ns=received_ns,
     )
+
+
+def instants(heads: list[Head], received_ns: int) -> list[int]:
+    """When each happened, as it is sorted by: its coming where it does not say; never much later than that."""
+    latest = received_ns + AHEAD_NS
+    times = [head.time_ns for head in heads]
+    if min(times) < 0 or max(times) > latest:
+        return [received_ns if time < 0 else min(time, latest) for time in times]
+    return times
+
+
+def _must_say(head: Head) -> None:
+    """Raises EnvelopeInvalid for an item that lacks what its schema always has; one that we do not know may."""
+    if head.schema == "aegis.event" or (head.schema == "aegis.flow" and head.time_ns < 0):
+        raise EnvelopeInvalid(f"items: an {head.schema} without its type or instant")
 
 
 def loss_items(losses: tuple[tuple[str, str, str, int], ...], time_ns: int) -> list[bytes]:
@@ -184,6 +206,8 @@ def checked(query: Query) -> Query:
 def fulfils(head: Head, time_ns: int, query: Query) -> bool:
     """Whether an item is one that a (checked) query asks for; `time_ns` is its instant."""
     if query.types and head.type not in query.types:
+        return False
+    if not query.losses and head.type == "loss":
         return False
     if query.since_ns is not None and time_ns < query.since_ns:
         return False

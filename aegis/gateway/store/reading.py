@@ -15,7 +15,7 @@ import sqlalchemy as sa
 
 from aegis.errors import QueryInvalid
 from aegis.gateway.store.base import CLASSES, Item, Page, Query
-from aegis.gateway.store.items import MOST_KEY, Head, fulfils, read, split, type_bits
+from aegis.gateway.store.items import MOST_KEY, Head, fulfils, instants, read, split, type_bits
 from aegis.gateway.store.tables import KEY_PEER, KEY_POLICY, agents, batch_keys, batches
 
 MOST_LOOKED_AT: Final = 4000  # batches a page
@@ -79,10 +79,12 @@ def _newest(connection: sa.Connection, query: Query) -> Page:
 def _arrived(connection: sa.Connection, query: Query) -> Page:
     batch, index = _after(query.after or "")
     base, _, _ = _selection(query)
-    selected = base.where(batches.c.id >= batch).order_by(batches.c.id).limit(query.limit + _AT_ONCE)
+    most = query.limit + _AT_ONCE
+    selected = base.where(batches.c.id >= batch).order_by(batches.c.id).limit(most)
     found: list[Item] = []
     place = f"{batch}.{index}"
-    for row in connection.execute(selected):
+    looked = 0
+    for looked, row in enumerate(connection.execute(selected), 1):  # noqa: B007  counts
         candidate = _found(row)
         for (_, _, inside), item in _inside(candidate, query):
             if candidate.id == batch and inside <= index:
@@ -92,12 +94,17 @@ def _arrived(connection: sa.Connection, query: Query) -> Page:
             found.append(item)
             place = f"{candidate.id}.{inside}"
         place = f"{candidate.id}.{1 << 29}" if candidate.id > batch or index < 1 << 29 else place
+    if looked < most:
+        # All was looked at, as of this transaction: what the conditions left out is not looked at again.
+        newest = connection.execute(sa.select(sa.func.max(batches.c.id))).scalar() or 0
+        if newest > batch or (newest == batch and index < 1 << 29):
+            place = f"{newest}.{1 << 29}"
     return Page(items=found, next=place)
 
 
 def _inside(found: Found, query: Query) -> Iterator[tuple[Place, Item]]:
     heads: list[Head] = read(found.items)
-    times = [found.received_ns if head.time_ns < 0 else head.time_ns for head in heads]
+    times = instants(heads, found.received_ns)
     wanted = [index for index, head in enumerate(heads) if fulfils(head, times[index], query)]
     if not wanted:
         return

@@ -20,6 +20,7 @@ from aegis.gateway.store import reading, rows
 from aegis.gateway.store.appending import Appender, read_totals
 from aegis.gateway.store.base import (
     AgentRow,
+    Appended,
     Batch,
     Cursor,
     Keep,
@@ -85,7 +86,7 @@ class SqliteStore:
         given = list(seen)
         await self._writer.run(lambda connection: self._rows.save_seen(connection, given))
 
-    async def append(self, batches: Sequence[Batch]) -> list[int]:
+    async def append(self, batches: Sequence[Batch]) -> list[Appended]:
         return await self._writer.run(lambda connection: self._appender.append(connection, batches))
 
     async def cursors(self, uid: str) -> list[Cursor]:

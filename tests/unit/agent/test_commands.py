@@ -240,7 +240,49 @@ async def test_a_repeated_order_is_answered_again_and_done_once() -> None:
         assert (one.host.done, one.commands.repeated) == ([("stop", "telemetry")], 3)
         one.send("2", "nonsense")
         one.send("2", "nonsense")
-        assert await one.answered(4) is await one.answered(3)
+        assert await one.answered(4) == await one.answered(3)
+
+
+async def test_a_refusal_that_carried_nothing_out_is_judged_anew() -> None:
+    async with bench() as one:
+        one.unsigned = "refuse"
+        one.send("1", "stop_module", module_id="telemetry")
+        assert (await one.answered()).code == "policy_unsigned"
+        one.unsigned = "accept"
+        one.host.gate.clear()
+        for number in range(commands.MOST_WAITING):
+            one.send(f"w{number}", "start_module", module_id="telemetry")
+        one.send("1", "stop_module", module_id="telemetry")
+        assert (await one.answered(2)).code == "too_many_orders"
+        one.host.gate.set()
+        await one.answered(commands.MOST_WAITING + 2)
+        one.send("1", "stop_module", module_id="telemetry")
+        assert (await one.answered(commands.MOST_WAITING + 3)).ok
+        assert one.host.done[-1] == ("stop", "telemetry")
+
+
+async def test_names_nobody_knows_leave_nothing_behind() -> None:
+    async with bench() as one:
+        one.unsigned = "refuse"
+        one.send("known", "get_module_status", module_id="telemetry")
+        await one.answered()
+        before = sizes(one.commands)
+        for number in range(100):
+            one.send(str(number), "get_module_status", module_id=f"fresh{number}")
+            assert (await one.answered(number + 2)).code == "module_unknown"
+        assert sizes(one.commands) == before
+
+
+async def test_orders_without_an_id_are_each_answered() -> None:
+    async with bench() as one:
+        for _ in range(2):
+            one.send("", "list_modules")
+        assert (await one.answered(2)).ok
+
+
+def sizes(of: Commands) -> dict[str, int]:
+    """Of everything it holds."""
+    return {name: len(value) for name, value in vars(of).items() if isinstance(value, dict | set | list)}
 
 
 async def test_what_is_remembered_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:

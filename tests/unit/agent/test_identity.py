@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from aegis.agent import identity
+from aegis.agent import identity, private_file
 from aegis.agent.identity import Registration
 from aegis.errors import StateFileRefused, StorageError
 
@@ -50,13 +50,36 @@ def test_a_registration_is_kept_by_gateway_and_the_newest_names_the_agent(tmp_pa
     assert made(tmp_path).registration(URL) is None
 
 
+def test_what_could_not_be_kept_is_kept_the_next_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = made(tmp_path)
+    given = Registration(uid="agent-1", url=URL)
+
+    def full(*_: object) -> None:
+        raise StorageError("no space")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(private_file, "replace", full)
+        for _ in range(2):
+            with pytest.raises(StorageError):
+                one.remember(given)
+    assert (one.registration(URL), made(tmp_path).uid) == (given, None)
+    one.remember(given)
+    assert made(tmp_path).registration(URL) == given
+    monkeypatch.setattr(private_file, "replace", full)
+    one.remember(given)  # nothing new: nothing is written
+
+
 def test_a_registration_of_another_key_is_none(tmp_path: Path) -> None:
     made(tmp_path).remember(Registration(uid="agent-1", url=URL))
     (tmp_path / "agent.key").unlink()
     assert [made(tmp_path).uid for _ in range(2)] == [None, None]  # made anew, and read back
 
 
-@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"\xff" * 100, b'{"key": 1}'])
+@pytest.mark.parametrize(
+    "content", [b"", b"{", b"[]", b"\xff" * 100, b'{"key": 1}', b'{"key": "\xff"}', b'{"a":' + b"[" * 4000]
+)
 def test_a_registration_that_cannot_be_read_costs_one_more(tmp_path: Path, content: bytes) -> None:
     one = made(tmp_path)
     one.remember(Registration(uid="agent-1", url=URL))
@@ -65,7 +88,10 @@ def test_a_registration_that_cannot_be_read_costs_one_more(tmp_path: Path, conte
     assert (again.uid, again.seed) == (None, one.seed)
 
 
-@pytest.mark.parametrize("content", [b"", b"{", b'{"seed": "!"}', b'{"seed": "AAAA"}', b'{"other": 1}'])
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"{", b'{"seed": "!"}', b'{"seed": "AAAA"}', b'{"other": 1}', b'{"a":' + b"[" * 4000],
+)
 def test_a_key_that_cannot_be_read_is_never_replaced(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "agent.key"
     path.write_bytes(content)
@@ -95,7 +121,7 @@ def counted(call):
     return step
 for name in ("open", "write", "fsync", "close", "rename", "unlink"):
     setattr(os, name, counted(getattr(os, name)))
-from aegis.agent import identity
+from aegis.agent import identity, private_file
 one = identity.load_or_make(sys.argv[1], os.urandom)
 print("key", one.seed.hex(), flush=True)
 one.remember(identity.Registration(uid="agent-1", url="ws://x"))

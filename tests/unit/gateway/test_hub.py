@@ -6,10 +6,12 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from msgspec import UNSET
 
 from aegis.errors import AgentUnknown, RegistrationRefused
 from aegis.protocol import canonical
 from aegis.protocol.crypto import Signer
+from aegis.protocol.payloads import RegistrationInit
 from tests.support.gateway_agents import agent_at
 
 SEED = b"h" * 32
@@ -120,3 +122,32 @@ async def test_readiness_and_metrics(start: Callable[..., Any]) -> None:
         assert b"aegis_gateway_connections 1.0" in gateway.hub.metrics()
     await gateway.__aexit__(None, None, None)
     assert not gateway.hub.readiness().ready
+
+
+async def test_registration_over_http_takes_nothing_of_the_sockets_and_has_a_rate(
+    start: Callable[..., Any],
+) -> None:
+    gateway = await start(http_registrations=3, http_registrations_of_address_burst=5)
+    for _ in range(5):
+        begun(gateway.hub)
+    with pytest.raises(RegistrationRefused) as caught:
+        begun(gateway.hub)
+    assert caught.value.status == 429
+    assert len(gateway._hall.registrations) == 0
+
+
+async def test_the_list_leaves_out_capabilities(start: Callable[..., Any]) -> None:
+    gateway = await start()
+    async with agent_at(gateway.agent_address, SEED) as agent:
+        assert gateway.hub.agents()[0][0].capabilities is UNSET
+        assert gateway.hub.agent(agent.session.uid).capabilities is not UNSET
+
+
+async def test_there_are_only_so_many_agents(start: Callable[..., Any]) -> None:
+    gateway = await start(agents=1)
+    enrol = gateway.hub._enrolment.enrol
+    await enrol(b"a" * 32, "h", RegistrationInit(), "a")
+    with pytest.raises(RegistrationRefused) as caught:
+        await enrol(b"b" * 32, "h", RegistrationInit(), "b")
+    assert caught.value.status == 503
+    await enrol(b"a" * 32, "h2", RegistrationInit(), "a")

@@ -141,3 +141,77 @@ async def test_who_sends_more_than_the_store_takes_is_held(
         assert gateway._ingest._bytes == 0
     totals = await gateway._store.totals()
     assert totals["event"].items == count + 1
+
+
+async def test_what_came_behind_a_transaction_that_failed_is_not_stored_either(
+    start: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its cursor would pass over what failed, which then would be taken for known and acknowledged."""
+    gateway = await start()
+    append = gateway._store.append
+    gate = asyncio.Event()
+
+    async def fail_once(_: object) -> None:
+        monkeypatch.setattr(gateway._store, "append", append)
+        await gate.wait()
+        raise StorageError("disk I/O error")
+
+    async with (
+        agent_at(gateway.agent_address, SEED) as agent,
+        agent_at(gateway.agent_address, b"j" * 32) as other,
+    ):
+        await agent.batch(0, [item(n) for n in range(10)])
+        await agent.acknowledged(10)
+        monkeypatch.setattr(gateway._store, "append", fail_once)
+        await agent.batch(10, [item(n) for n in range(10, 20)])
+        await eventually(lambda: gateway._ingest._bytes > 0)
+        await agent.batch(20, [item(n) for n in range(20, 30)])
+        await other.batch(0, [item(99)], stream=9)
+        await eventually(lambda: len(gateway._ingest._waiting) == 2)
+        gate.set()
+        await other.acknowledged(1, stream=9)  # who had no part in it is not cut
+        await agent.socket.wait_closed()
+    assert gateway._ingest._bytes == 0
+    assert gateway.hub.readiness().ready
+    async with agent_at(gateway.agent_address, SEED) as agent:
+        await agent.batch(10, [item(n) for n in range(10, 20)])
+        await agent.batch(20, [item(n) for n in range(20, 30)])
+        await agent.acknowledged(30)
+    assert await stored(gateway) == [*range(30), 99]
+
+
+async def test_a_fault_while_storing_loses_nothing_that_waits(
+    start: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gateway = await start()
+
+    async def fail_once(_: object) -> None:
+        monkeypatch.undo()
+        raise RuntimeError("a fault of ours")
+
+    async with agent_at(gateway.agent_address, SEED) as agent:
+        monkeypatch.setattr(gateway._store, "append", fail_once)
+        await agent.batch(0, [item(0)])
+        await agent.socket.wait_closed()
+    assert gateway._ingest._bytes == 0
+    await eventually(lambda: gateway.hub.readiness().ready, within=10)
+    async with agent_at(gateway.agent_address, SEED) as agent:
+        await agent.batch(0, [item(0)])
+        await agent.acknowledged(1)
+
+
+async def test_received_is_stored_and_known(start: Callable[..., Any]) -> None:
+    gateway = await start()
+    async with agent_at(gateway.agent_address, SEED) as agent:
+        await agent.batch(0, [item(n) for n in range(5)])
+        await agent.acknowledged(5)
+    async with agent_at(gateway.agent_address, SEED) as agent:
+        await agent.batch(0, [item(n) for n in range(5)])  # all known
+        await agent.acknowledged(5)
+        await agent.batch(3, [item(n) for n in range(3, 8)])  # two are
+        await agent.acknowledged(8)
+    assert gateway._metrics._items == {
+        ("event", "received"): 15,
+        ("event", "stored"): 8,
+        ("event", "duplicate"): 7,
+    }

@@ -12,8 +12,8 @@ def test_what_was_counted_is_in_the_text() -> None:
     metrics.heartbeats += 5
     metrics.count("slow_consumer")
     metrics.received(BlockClass.EVENT, 10, 700)
-    metrics.stored("event", 8, duplicate=False)
-    metrics.stored("event", 2, duplicate=True)
+    metrics.stored("event", 7, known=0)
+    metrics.stored("event", 1, known=2)
     found = {
         (sample.name, tuple(sorted(sample.labels.items()))): sample.value
         for family in text_string_to_metric_families(metrics.text().decode())

@@ -9,7 +9,7 @@ import pytest
 
 from aegis.errors import AgentUnknown, StorageError
 from aegis.gateway.views import Order
-from tests.support.gateway_agents import agent_at, eventually
+from tests.support.gateway_agents import agent_at, eventually, item
 
 SEED = b"o" * 32
 
@@ -195,3 +195,124 @@ async def test_a_deployed_agent_gets_nothing_between_the_frames_of_its_handshake
         await agent.up()
         assert not any(type(each).__name__ == "Refused" for each in agent.happened)
         await agent.until(lambda: bool(agent.orders))
+
+
+async def test_the_time_of_an_order_ends_waiting_for_the_connection_only(start: Callable[..., Any]) -> None:
+    gateway = await start()
+    async with agent_at(gateway.agent_address, SEED) as agent:
+        asking = asyncio.create_task(gateway.hub.send(order(agent.session.uid, ttl_s=0), wait_s=5))
+        await agent.until(lambda: bool(agent.orders))
+        gateway.hub._orders.expire()
+        agent.session.answer(agent.orders[0].command_id, ok=True, wall_s=gateway._hall.wall_s())
+        await agent.flush()
+        assert (await asking).status == "answered"
+
+
+async def test_what_was_asked_is_kept_by_name_and_for_a_time(
+    start: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gateway = await start()
+    orders = gateway.hub._orders
+    async with agent_at(gateway.agent_address, SEED) as agent:
+        sent = await gateway.hub.send(order(agent.session.uid, message={"type": "x", "pad": "p" * 9000}))
+        assert sent.status == "sent"
+        (kept,) = orders._asked.values()
+        assert len(kept.sealed) + len(kept.row.body) == 0
+        asking = asyncio.create_task(gateway.hub.send(order(agent.session.uid), wait_s=5))
+        await agent.until(lambda: len(agent.orders) == 2)
+        orders.expire()
+        assert len(orders._asked) == 2
+        monkeypatch.setattr("aegis.gateway.orders._REMEMBERED_NS", -1)
+        orders.expire()
+        monkeypatch.undo()
+        assert len(orders._asked) == 1  # who waits is not forgotten
+        for each in agent.orders:  # and the other is found in the store
+            agent.session.answer(each.command_id, ok=True, wall_s=gateway._hall.wall_s())
+        await agent.flush()
+        assert (await asking).status == "answered"
+        await eventually(lambda: gateway._metrics.events["answered"] == 2)
+
+
+async def test_an_answer_survives_a_store_that_fails(
+    start: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gateway = await start()
+    change = gateway._store.change_messages
+    failures = 0
+
+    async def fail(_: object) -> None:
+        nonlocal failures
+        failures += 1
+        raise StorageError("the disk is full")
+
+    async with agent_at(gateway.agent_address, SEED, answer=lambda _: {"ok": True}) as agent:
+        monkeypatch.setattr(gateway._store, "change_messages", fail)
+        asking = asyncio.create_task(gateway.hub.send(order(agent.session.uid), wait_s=8))
+        await eventually(lambda: failures >= 1)
+        monkeypatch.setattr(gateway._store, "change_messages", change)
+        answered = await asking
+        assert answered.status == "answered"
+        agent.answer = None
+        after = await gateway.hub.send(order(agent.session.uid))
+        await asyncio.sleep(0.3)
+        assert (await gateway.hub.message(answered.message_id)).status == "answered"
+        assert (await gateway.hub.message(after.message_id)).status == "sent"
+
+
+async def test_a_long_queue_does_not_cut_one_that_reads(start: Callable[..., Any]) -> None:
+    gateway = await start()
+    uid = await known(gateway)
+    big = {"type": "x", "pad": "p" * 200_000}
+    for n in range(80):
+        assert (await gateway.hub.send(order(uid, message={**big, "n": n}))).status == "queued"
+    async with agent_at(gateway.agent_address, SEED) as agent:
+        agent.socket.transport.pause_reading()
+        await agent.batch(0, [item(1)])  # its acknowledgement waits behind the orders
+        await asyncio.sleep(0.5)
+        await agent.batch(1, [item(2)])
+        await asyncio.sleep(0.2)
+        assert gateway.hub.agent(uid).queued > 0  # what the socket has no room for
+        agent.socket.transport.resume_reading()
+        await agent.until(lambda: len(agent.orders) == 80, within_s=20)
+        await agent.acknowledged(2)
+        assert [each.body["n"] for each in agent.orders] == list(range(80))
+        assert gateway._metrics.events["slow_consumer"] == 0
+
+
+async def test_what_the_kernel_took_is_not_sent_again(start: Callable[..., Any]) -> None:
+    gateway = await start()
+    uid = await known(gateway)
+    sent = [
+        await gateway.hub.send(order(uid, message={"type": "x", "n": n, "pad": "p" * 200_000}))
+        for n in range(80)
+    ]
+    async with agent_at(gateway.agent_address, SEED) as agent:
+        await agent.until(lambda: len(agent.orders) >= 3)
+        agent.socket.transport.abort()
+        await eventually(lambda: not gateway.hub.agent(uid).connected)
+    left = gateway.hub.agent(uid).queued
+    assert 0 < left < 80
+    await asyncio.sleep(0.3)
+    assert (await gateway.hub.message(sent[0].message_id)).status == "sent"
+    async with agent_at(gateway.agent_address, SEED) as agent:
+        await agent.until(lambda: len(agent.orders) == left, within_s=10)
+        assert [each.body["n"] for each in agent.orders] == list(range(80 - left, 80))
+
+
+async def test_caps_hold_within_one_call_and_for_one_that_is_not_reachable_yet(
+    start: Callable[..., Any],
+) -> None:
+    gateway = await start(queued_of_agent=3, queued=5)
+    uid, other = await known(gateway), await known(gateway, b"q" * 32)
+    results = await asyncio.gather(*(gateway.hub.send_many([order(uid)] * 3) for _ in range(2)))
+    assert sorted(each.status for result in results for each in result) == ["failed"] * 3 + ["queued"] * 3
+    assert [each.status for each in await gateway.hub.send_many([order(other)] * 3)] == [
+        "queued",
+        "queued",
+        "failed",
+    ]
+    assert gateway.hub._orders._queued == 5
+    assert not gateway.hub._orders._coming
+    async with agent_at(gateway.agent_address, SEED, ours=False):
+        results = await gateway.hub.send_many([order(uid)] * 4)
+        assert [each.status for each in results].count("failed") >= 1

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import hashlib
 import json
 import re
+import socket
 import time
 from collections.abc import Callable
 from typing import Any
@@ -441,3 +443,22 @@ async def test_a_stop_lets_agents_go_with_a_word(start: Callable[..., Any]) -> N
         await agent.socket.wait_closed()
         assert agent.socket.close_code == 1012
         await ended(silent)
+
+
+async def test_pongs_nobody_reads_are_not_kept(start: Callable[..., Any]) -> None:
+    """Before authentication a peer that pings and does not read is cut at 64 KiB, and does not grow us."""
+    gateway = await start(send_bytes_before=16 * 1024)
+    made = await upgraded(gateway)
+    made.writer.transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    made.writer.transport.pause_reading()
+    pings = frame(b"p" * 125, PING, mask=True) * 500
+
+    async def flood() -> None:
+        while not made.writer.is_closing():
+            made.send(pings)
+            await made.writer.drain()
+
+    with contextlib.suppress(ConnectionError, TimeoutError):
+        await asyncio.wait_for(flood(), 3)
+    assert gateway._metrics.events["slow_consumer"] == 1
+    await ended(made)

@@ -10,7 +10,7 @@ import pytest
 
 from aegis.errors import SessionMisused
 from aegis.model.block import BlockClass
-from aegis.protocol import v1
+from aegis.protocol import payloads, v1
 from aegis.protocol.gateway import Phase, push_text
 from aegis.protocol.gateway_happenings import (
     Answer,
@@ -535,3 +535,37 @@ def test_the_driver_may_refuse_what_a_frame_brought() -> None:
     assert codes(stage.session.refuse("x", "y", WALL)) == ["x"]
     assert isinstance(stage.session.refuse("x", "y", WALL)[-1], Closed)
     assert stage.heard() == []
+
+
+def test_one_registration_at_a_time_is_being_stored() -> None:
+    """A second one is answered with a fault while the first is on its way to the store, and loses nothing of it."""
+    stage = Stage().authenticate()
+    stage.say(stage.agent.registration())
+    completion = stage.agent.completion(stage.agent.take_offer(*stage.heard()))
+    stage.shared.registrations.begin(
+        payloads.RegistrationInit(agent_pubkey=stage.agent.key_text, host_id="other"),
+        holder="another",
+        now_ns=0,
+        wall_s=WALL,
+    )
+    (proven,) = stage.session.receive(completion, 0, WALL)
+    assert isinstance(proven, RegistrationProven)
+    for frame in (stage.agent.registration(host_id="second"), completion):
+        assert codes(stage.session.receive(frame, 0, WALL)) == ["registration_refused"]
+        (said,) = stage.heard()
+        assert error_of(said) == "Actions API error: 409 a registration is being stored"
+    stage.session.registered(WALL)
+    stage.agent.take_reply(*stage.heard())
+    assert stage.session.uid == proven.uid
+    with pytest.raises(SessionMisused):
+        stage.session.registered(WALL)
+
+
+def test_a_connection_authenticates_again_eight_times() -> None:
+    stage = Stage().register()
+    for _ in range(8):
+        assert isinstance(stage.say(stage.agent.authentication())[0], Authenticated)
+    (happened,) = stage.say(stage.agent.authentication())
+    assert isinstance(happened, Closed)
+    assert (happened.code, happened.reason) == (1008, "too many authentications on one connection")
+    assert len(stage.shared.replay) == 9

@@ -123,7 +123,9 @@ def test_modules_are_no_policies() -> None:
     assert all(orders.is_policy(each) for each in (orders.ListPolicies(), orders.RemovePolicy("x")))
 
 
-@pytest.mark.parametrize("letter", ["\x7f", "\x80", "\x9f", "\x85", "\ufeff", "\ufffe", "\uffff", "\U0001f600"])
+@pytest.mark.parametrize(
+    "letter", ["\x7f", "\x80", "\x9f", "\x85", "\ufeff", "\ufffe", "\uffff", "\U0001f600"]
+)
 def test_letters_that_yaml_has_only_escaped_reach_the_language(letter: str) -> None:
     """JSON has them as they are. It is the name that is refused, not the whole document."""
     snapshot = {"deny_cidr_v4": ["10.0.0.0/8"]}

@@ -309,3 +309,13 @@ def test_the_text_of_an_error_however_it_was_made(payload: str, text: str) -> No
 
 def test_the_text_of_an_error_is_short() -> None:
     assert len(payloads.read_error("x" * 100_000)) == 512
+
+
+@pytest.mark.parametrize("name", ["capabilities", "platform", "network"])
+def test_what_an_agent_tells_of_itself_is_bounded(name: str) -> None:
+    def told(length: int) -> bytes:
+        return json.dumps({"agent_pubkey": "k", name: {"a": "x" * (length - 8)}}, indent=8).encode()
+
+    assert getattr(payloads.read_init(told(4096)), name)
+    with pytest.raises(EnvelopeInvalid, match=f"registration: {name} is larger than 4096 bytes"):
+        payloads.read_init(told(4097))

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import base64
+import gc
 import re
+import time
 
 import pytest
 
@@ -146,3 +148,45 @@ def test_a_holder_that_is_gone_leaves_nothing() -> None:
     table.forget("1")
     assert refusal(table, completion(offers[0])) == UNKNOWN
     assert table.complete(completion(offers[1]), holder="2", now_ns=0)
+
+
+def test_what_waits_is_bounded_in_bytes() -> None:
+    table = Registrations(entropy=entropy(), most_bytes=20_000)
+    large = RegistrationInit(agent_pubkey=TEXT, host_id="host-1", network={"a": "x" * 4000})
+    offers = [begin(table, large, holder=str(number)) for number in range(10)]
+    assert len(table) == 4
+    assert table.waiting_bytes <= 20_000
+    assert refusal(table, completion(offers[0]), holder="0") == UNKNOWN
+    assert table.complete(completion(offers[9]), holder="9", now_ns=0).init.network == large.network
+    for number in range(10):
+        table.forget(str(number))
+    assert (len(table), table.waiting_bytes) == (0, 0)
+
+
+def test_what_waits_holds_no_objects() -> None:
+    """A list of 2,000 lists is 6 KB of text, and 110 KB as objects: only the text may wait."""
+    table = Registrations(entropy=entropy())
+    init = RegistrationInit(agent_pubkey=TEXT, host_id="host-1", capabilities=[[] for _ in range(1000)])
+    begin(table, init)
+    alive = [each for each in gc.get_referrers(init.capabilities) if each is not init]
+    assert not [each for each in alive if isinstance(each, RegistrationInit)]
+
+
+def test_one_holder_pushes_out_its_own_first() -> None:
+    table = Registrations(entropy=entropy(), of_holder=2)
+    keys = [base64.b64encode(Signer(bytes([n]) * 32).public_key).decode() for n in range(1, 6)]
+    honest = begin(table, holder="2")
+    for key in keys:
+        begin(table, RegistrationInit(agent_pubkey=key, host_id="h"), holder="1")
+    assert len(table) == 3
+    assert table.complete(completion(honest), holder="2", now_ns=0)
+
+
+def test_an_end_looks_at_its_own_only() -> None:
+    table = Registrations(entropy=entropy(), capacity=20_000, most_bytes=1 << 30)
+    for number in range(10_000):
+        begin(table, holder=str(number))
+    started = time.perf_counter()
+    for _ in range(1000):
+        table.forget("nobody")
+    assert time.perf_counter() - started < 0.1

@@ -64,3 +64,35 @@ def test_what_is_loaded_is_bounded_and_the_oldest_do_not_fit() -> None:
     random.Random(1).shuffle(entries)
     cache.load(entries, 0)
     assert cache.entries(0) == [(bytes([2]) * 16, 2 * SECOND), (bytes([1]) * 16, SECOND)]
+
+
+def test_one_key_pushes_out_its_own_only() -> None:
+    cache = ReplayCache(capacity=100, of_key=10)
+    cache.remember(OTHER, "victim", 0)
+    for number in range(500):
+        cache.remember(KEY, str(number), number)
+    assert cache.seen(OTHER, "victim", 500)
+    assert [cache.seen(KEY, str(number), 500) for number in (0, 489, 490, 499)] == [False, False, True, True]
+    assert (len(cache), cache.evicted) == (11, 490)
+
+
+def test_a_share_holds_for_what_a_restart_kept() -> None:
+    old, new = ReplayCache(of_key=4), ReplayCache(of_key=4)
+    for number in range(4):
+        old.remember(KEY, str(number), number)
+    new.load(old.entries(10), 10)
+    new.remember(KEY, "4", 11)
+    assert [new.seen(KEY, str(number), 12) for number in range(5)] == [False, True, True, True, True]
+    assert len(new) == 4
+
+
+def test_a_nonce_again_is_one_entry() -> None:
+    cache = ReplayCache(of_key=2)
+    for number in range(5):
+        cache.remember(KEY, "n", number)
+    cache.remember(KEY, "m", 6)
+    assert (len(cache), cache.evicted) == (2, 0)
+    assert cache.seen(KEY, "n", 7)
+    assert not cache.seen(KEY, "n", 600 * SECOND + 4)
+    cache.remember(KEY, "n", 600 * SECOND + 7)
+    assert len(cache) == 1

@@ -44,6 +44,8 @@ def test_an_address_has_port_and_path(text: str, whole: str) -> None:
         "ws://-host",
         "ws://fd77::2",
         "ws://[fd77::2",
+        "ws://[.]",
+        "ws://[abc]",
     ],
 )
 def test_anything_else_is_named_as_none(text: str) -> None:

@@ -8,11 +8,16 @@ import subprocess
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
+from websockets.asyncio.client import ClientConnection
 from websockets.asyncio.server import ServerConnection, serve
+from websockets.exceptions import ConnectionClosed
 
+from aegis.agent.link import dial as dialling
 from aegis.agent.link.dial import _SOCKET_OPTIONS, dial
+from aegis.agent.link.drive import lost
 from aegis.errors import ConnectFailed, GatewayRefused, TransportError
 from aegis.runtime.gateway_url import GatewayUrl, parse
 
@@ -99,6 +104,8 @@ async def test_nobody_listens() -> None:
         (said("429 Slow", "", "Retry-After: never"), ConnectFailed, "429 Slow", None),
         (said("502 Bad", "", "Retry-After: 999999999"), ConnectFailed, "502 Bad", None),
         (said("302 Found", "", "Location: ws://127.0.0.1:1/"), GatewayRefused, "302 Found", None),
+        (said("503 Busy", "", "Retry-After: 7", "Retry-After: 8"), ConnectFailed, "503 Busy", 7),
+        (said("400 No", "\x1b[31mEVIL\n{}"), GatewayRefused, "400 \\x1b[31mEVIL\\n{}", None),
         (b"SSH-2.0-x\r\n", ConnectFailed, "", None),
         (b"", ConnectFailed, "", None),
         (said("400 Bad Request", "x" * 5000), GatewayRefused, "400 " + "x" * 200, None),
@@ -113,7 +120,80 @@ async def test_what_is_no_gateway_is_told_in_its_own_words(
     assert text in str(error)
     assert len(str(error)) < 400
     assert error.retry_s == retry_s
+    assert str(error).isprintable()
     assert error.hint
+
+
+async def test_a_name_that_is_none_is_a_failure_as_another() -> None:
+    url = parse(f"ws://{'a' * 70}.example/")
+    assert url is not None
+    with pytest.raises(ConnectFailed):
+        await dial(url, {}, None)
+
+
+@pytest.mark.parametrize("error", [LookupError("twice"), ValueError("no"), EOFError()])
+async def test_what_the_library_lets_out_is_a_failure_too(
+    monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    async def broken(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr(dialling, "_Connect", broken)
+    assert isinstance(await failure(1), ConnectFailed)
+
+
+PONG, PING = b"\x8a\x00", b"\x89\x00"
+
+
+@pytest.mark.parametrize(
+    ("flood", "words"),
+    [
+        (PING * 8000, "closed here: 1008 too many pings"),
+        (PONG * 8000, "closed here: 1008 too many pings"),
+        (b"\x01\x00" + b"\x00\x00" * 8000, "closed here: 1008 a message of too many fragments"),
+    ],
+)
+async def test_a_peer_that_floods_is_left_and_little_of_it_is_looked_at(
+    monkeypatch: pytest.MonkeyPatch, flood: bytes, words: str
+) -> None:
+    parsed: list[int] = []
+    process = ClientConnection.process_event
+
+    def counted(connection: Any, event: Any) -> None:
+        parsed.append(1)
+        process(connection, event)
+
+    async def take(connection: ServerConnection) -> None:
+        connection.transport.write(flood)
+        await connection.wait_closed()
+
+    monkeypatch.setattr(ClientConnection, "process_event", counted)
+    async with serve(take, "127.0.0.1", 0, ping_interval=None) as server:
+        connection = await dial(url_of(server.sockets[0].getsockname()[1]), {}, None)
+        async with asyncio.timeout(5):
+            with pytest.raises(ConnectionClosed) as caught:
+                await connection.recv()
+    assert str(lost(caught.value)) == words
+    most = max(dialling.MOST_CONTROLS, dialling.MOST_FRAGMENTS if "fragments" in words else 0)
+    assert most <= len(parsed) <= most + dialling.PIECE_BYTES
+
+
+async def test_pings_now_and_then_and_fragments_of_many_messages_are_no_flood(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(dialling, "MOST_FRAGMENTS", 10)
+
+    async def take(connection: ServerConnection) -> None:
+        for sent in range(150):
+            if sent == 75:
+                await asyncio.sleep(1.1)
+            connection.transport.write(PING + b"\x01\x01a" + b"\x00\x01b" * 4 + b"\x80\x01c")
+        await connection.wait_closed()
+
+    async with serve(take, "127.0.0.1", 0, ping_interval=None) as server:
+        connection = await dial(url_of(server.sockets[0].getsockname()[1]), {}, None)
+        assert [await connection.recv() for _ in range(150)] == ["abbbbc"] * 150
+        await connection.close()
 
 
 async def test_who_says_nothing_is_waited_for_only_so_long(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,15 +5,18 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from websockets.exceptions import ConnectionClosedError
 from websockets.frames import Close
 
 from aegis.agent.link import drive
 from aegis.agent.link.drive import hint_of, lost
+from aegis.agent.outbox.shelf import MOST_LOSSES
 from aegis.model.block import Block, BlockClass
-from aegis.model.event import LossEvent
+from aegis.model.event import ExecEvent, LossEvent
 from aegis.model.link import LinkState
+from aegis.model.process import Ancestor, Cgroup, Process
 from aegis.model.records import encode
 from tests.support.linked import Linked, comes
 from tests.support.small_gateway import SmallGateway, serving
@@ -49,6 +52,17 @@ def test_a_gateways_hint_is_read_from_its_reason(code: int, reason: str, seconds
     assert str(lost(closed)) == f"closed by the gateway: {code} {reason}".strip()
 
 
+def test_a_gateways_reason_is_shown_without_its_control_characters() -> None:
+    closed = ConnectionClosedError(Close(1013, "\x1b[2J retry in 5 s"), None)
+    assert str(lost(closed)) == "closed by the gateway: 1013 \\x1b[2J retry in 5 s"
+    assert lost(closed).retry_s == 5
+
+
+def test_an_end_of_ours_says_so() -> None:
+    closed = ConnectionClosedError(None, Close(1009, "too long"))
+    assert str(lost(closed)) == "closed here: 1009 too long"
+
+
 def test_an_end_without_a_close_frame_has_its_cause() -> None:
     closed = ConnectionClosedError(None, None)
     assert str(lost(closed)) == "the connection broke: no close frame came"
@@ -80,6 +94,34 @@ async def test_losses_are_told_once_where_a_block_becomes_many_batches(tmp_path:
             await comes(lambda: (1, BlockClass.EVENT, 600) in linked.shelf.acknowledgements)
     assert len(gateway.batches) > 1
     assert [len(batch.losses) for batch in gateway.batches] == [1] + [0] * (len(gateway.batches) - 1)
+
+
+async def test_a_record_of_any_length_arrives_whatever_else_is_told_with_it(tmp_path: Path) -> None:
+    """As long as texts of a process may be, and as many losses as a block tells of, are one batch a gateway takes."""
+    process = Process(
+        pid=7, start_ns=8, ppid=1, uid=0, gid=0, comm=b"x" * 15, exe=b"/" + b"\x01" * 4094, exe_deleted=False,
+        exe_truncated=False, args=b"\x01" * 16_000 + b"\0", args_total=16_001, cwd=b"/" + b"\x01" * 4094,
+        cgroup=Cgroup(id=1, path="/" + "\x01" * 4094, unit="\x01" * 255),
+        ancestors=(Ancestor(pid=1, start_ns=2, comm=b"\x01" * 15, exe=b"\x01" * 4095),) * 16,
+    )  # fmt: skip
+    long = encode(ExecEvent(time_ns=5, owner=process), 0)
+    losses = tuple(("s" * 64, "k" * 64, f"{number:064}", 1 << 62) for number in range(MOST_LOSSES))
+    gateway = SmallGateway()
+    async with serving(gateway) as url:
+        linked = Linked(url, tmp_path)
+        linked.shelf.put(block(0, LOSS * 200 + long + LOSS * 200, 401, losses=losses))
+        async with linked.kept():
+            await comes(lambda: (1, BlockClass.EVENT, 401) in linked.shelf.acknowledgements)
+    assert gateway.refused == []
+    assert sum(len(batch.items) for batch in gateway.batches) == 401
+    assert len(gateway.batches[0].losses) == MOST_LOSSES
+    (found,) = (
+        one
+        for batch in gateway.batches
+        for item in batch.items
+        if (one := msgspec.json.decode(item))["type"] == "exec"
+    )
+    assert (found["pid"], found["args"], found["args_bytes"]) == (7, None, 16_001)
 
 
 async def test_a_block_that_cannot_be_read_is_told_as_a_loss_and_holds_nobody_up(tmp_path: Path) -> None:

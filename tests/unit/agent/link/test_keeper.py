@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from pathlib import Path
 
 import pytest
 
-from aegis.agent import identity
+from aegis.agent import identity, private_file
 from aegis.agent.link import keeper
 from aegis.agent.link.unsaid import Change, Reply
+from aegis.errors import StorageError
 from aegis.model.block import Block, BlockClass
 from aegis.model.event import LossEvent
 from aegis.model.link import LinkState
 from aegis.model.records import encode
+from aegis.protocol.agent import AgentSession
 from tests.support.linked import Linked, comes
 from tests.support.small_gateway import SmallGateway, serving
 
@@ -170,6 +173,126 @@ async def test_a_clock_that_was_never_set_does_not_lock_the_host_out(
             await comes(lambda: linked.uplink.connected)
             assert linked.codes() == {"clock_differs"}
             assert len(linked.pauses) == 1
+
+
+@pytest.mark.parametrize(("ahead_s", "used"), [(86_000, True), (90_000, False), (2_000_000, False)])
+async def test_a_refusal_nobody_signed_has_nothing_signed_for_days_ahead(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ahead_s: int, *, used: bool
+) -> None:
+    """Who is on the path once must not collect authentications that hold when it no longer is."""
+    gateway = SmallGateway()
+    now_s = round(time.time())
+    async with serving(gateway) as url:
+        linked = Linked(url, tmp_path)
+        monkeypatch.setattr(linked.clock.__class__, "wall_ns", lambda _: (now_s - ahead_s) * 10**9)
+        signed: list[int] = []
+        opened = AgentSession.opened
+
+        def noted(session: AgentSession, now_ns: int, wall_s: int) -> None:
+            signed.append(wall_s)
+            opened(session, now_ns, wall_s)
+
+        monkeypatch.setattr(AgentSession, "opened", noted)
+        async with linked.kept():
+            await comes(lambda: linked.uplink.connected if used else len(signed) > 4)
+            (told,) = (one.text for one in linked.conditions.all() if one.code == "clock_differs")
+        assert ("more than a day, so this host's is used" in told) is not used
+        assert all(abs(one - (now_s - ahead_s)) <= 86_400 for one in signed)
+        assert any(abs(one - now_s) < 60 for one in signed) is used
+
+
+async def test_a_clock_that_is_set_while_the_agent_runs_is_gone_by_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gateway = SmallGateway()
+    host_s = [86_400]  # 1970
+    async with serving(gateway) as url:
+        linked = Linked(url, tmp_path)
+        monkeypatch.setattr(linked.clock.__class__, "wall_ns", lambda _: host_s[0] * 10**9)
+        async with linked.kept():
+            await comes(lambda: linked.uplink.connected)
+            host_s[0] = round(time.time())
+            await gateway.links[0].connection.close(1012)
+            await comes(lambda: gateway.opened == 3 and linked.uplink.connected)
+    assert len(linked.pauses) == 2  # the refusal of 1970, and the end above: the third was taken at once
+
+
+async def test_a_registration_that_was_not_kept_is_kept_when_there_is_room(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    replace = private_file.replace
+    full = [True]
+
+    def filled(path: str, content: bytes) -> None:
+        if full[0] and path.endswith("registration.json"):
+            raise StorageError("no space")
+        replace(path, content)
+
+    monkeypatch.setattr(private_file, "replace", filled)
+    gateway = SmallGateway()
+    async with serving(gateway) as url:
+        linked = Linked(url, tmp_path)
+        async with linked.kept():
+            for count in (1, 2):
+                await comes(lambda: gateway.opened == count and linked.uplink.connected)  # noqa: B023
+                assert linked.codes() == {"registration_not_kept"}
+                full[0] = count < 2
+                await gateway.links[0].connection.close(1012)
+                await comes(lambda: gateway.opened > count)  # noqa: B023
+            await comes(lambda: linked.uplink.connected)
+            assert linked.codes() == set()
+    kept = identity.load(str(tmp_path))
+    assert kept is not None
+    assert kept.uid == linked.uplink.status().uid
+
+
+async def test_two_with_one_key_are_told_apart_from_a_gateway_that_is_away(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gateway = SmallGateway()
+    async with serving(gateway) as url:
+        linked = Linked(url, tmp_path, heartbeat_interval_s=0.05)
+        async with linked.kept():
+            await comes(lambda: linked.uplink.connected)
+            await gateway.links[0].connection.close(4001, "a newer connection of the same key")
+            await comes(lambda: gateway.opened == 2 and linked.uplink.connected)
+            assert linked.pauses[0] >= 60
+            (told,) = linked.conditions.all()
+            assert (told.code, "newer connection" in told.text) == ("session_conflict", True)
+            assert "agent.key" in told.hint
+            monkeypatch.setattr(keeper, "ALONE_NS", 0)
+            await comes(lambda: linked.codes() == set())
+
+
+async def test_a_key_that_was_warned_of_is_met_again_without_a_warning(tmp_path: Path) -> None:
+    port = 0
+    for count in (0, 1):
+        gateway = SmallGateway()
+        async with serving(gateway, port) as url:
+            port = int(url.rpartition(":")[2])
+            linked = Linked(url, tmp_path)
+            async with linked.kept():
+                await comes(lambda: linked.uplink.connected)  # noqa: B023
+                assert linked.codes() == ({"gateway_key_changed"} if count else set())
+                await gateway.links[0].connection.close(1012)
+                await comes(lambda: gateway.opened == 2 and linked.uplink.connected)  # noqa: B023
+                assert linked.codes() == set()
+
+
+async def test_words_that_are_no_unicode_do_not_end_the_link(tmp_path: Path) -> None:
+    gateway = SmallGateway()
+    async with serving(gateway) as url:
+        linked = Linked(url, tmp_path)
+        linked.changes = [
+            Change(subject=("condition", "a"), state={"text": "disk /mnt/\udcff", "l": ["\udcfe", 1]})
+        ]
+        linked.uplink.answer(Reply(in_reply_to="1", ok=False, code="c" * 300, text="\udcff" + "y" * 9000))
+        async with linked.kept():
+            await comes(lambda: gateway.answers and gateway.states)
+    assert (gateway.refused, gateway.opened) == ([], 1)
+    assert gateway.states == [{"text": "disk /mnt/\\udcff", "l": ["\\udcfe", 1]}]
+    (answer,) = gateway.answers
+    assert (len(answer.code), len(answer.text), answer.text[:8]) == (256, 8192, "\\udcffyy")
 
 
 async def test_blocks_go_out_in_bounds_and_are_let_go_when_acknowledged(tmp_path: Path) -> None:

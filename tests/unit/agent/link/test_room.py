@@ -60,6 +60,9 @@ class Bench:
     def statuses(self) -> tuple[ModuleStatus, ...]:
         return (ModuleStatus(name="telemetry", state=ModuleState.RUNNING, reason="", since_ns=0, restarts=0),)
 
+    def status(self, name: str) -> ModuleStatus:
+        return next(one for one in self.statuses() if one.name == name)
+
     @contextlib.asynccontextmanager
     async def open(self) -> AsyncIterator[LinkRoom]:
         """As the agent has it, the module that keeps the link among it."""

@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from aegis.agent.outbox.rows import CLASSES, RANK, ROW_BYTES, Key, row_bytes, stored_bytes
+from aegis.agent.outbox.rows import CLASSES, RANK, ROW_BYTES, Key, associated, row_bytes, stored_bytes
 from aegis.errors import SpoolCorrupt
 from aegis.model.block import Block, BlockClass
 
@@ -71,3 +71,25 @@ def test_the_state_is_no_block() -> None:
         key.open_state(key.seal(BLOCK, 1, 0))
     with pytest.raises(ValueError, match="32 bytes"):
         Key(b"short")
+
+
+@pytest.mark.parametrize(
+    ("size", "change", "why"),
+    [
+        (48, {}, "cut short"),
+        (0, {}, "format"),
+        (99, {0: 2}, "format 02"),
+        (60, {}, "cut short in its losses"),
+        (99, {50: 0xFF}, "losses"),
+        (99, {49: ord("x")}, "losses"),
+    ],
+)
+def test_what_another_agent_sealed_is_refused_in_words(size: int, change: dict[int, int], why: str) -> None:
+    """The seal holds, and what is inside is no row of this version."""
+    key = Key(bytes(32))
+    place = associated(BLOCK.cls, BLOCK.stream, BLOCK.first)
+    plain = bytearray(key._opened(key.seal(BLOCK, 5, 6), place)[:size])
+    for at, byte in change.items():
+        plain[at] = byte
+    with pytest.raises(SpoolCorrupt, match=why):
+        key.open(BLOCK.cls, 5, BLOCK.stream, BLOCK.first, key._sealed(bytes(plain), place))

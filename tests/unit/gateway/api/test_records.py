@@ -10,7 +10,7 @@ from urllib.parse import quote
 import pytest
 
 from aegis.gateway.api.records import MOST_ITEMS
-from aegis.gateway.store.base import Query
+from aegis.gateway.store.base import CLASSES, Query
 from tests.support.api import NOW_NS, UID, Answered, Api
 
 pytestmark = pytest.mark.asyncio(loop_factories=["uvloop"])  # what is answered is the same on both
@@ -212,3 +212,13 @@ async def test_types_of_json_stay(api: Api) -> None:
     }
     api.hub.store(odd)
     assert odd.items() <= (await api.call("GET", "/events")).json()["items"][0].items()
+
+
+async def test_losses_are_asked_for_as_events(api: Api) -> None:
+    await api.call("GET", "/events?type=loss")
+    for path in ("/flows", "/samples", "/findings"):
+        await api.call("GET", path)
+    losses, *others = api.hub.queries
+    assert losses.cls == CLASSES
+    assert losses.losses
+    assert not any(each.losses for each in others)

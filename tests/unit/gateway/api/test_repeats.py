@@ -30,12 +30,14 @@ async def test_without_a_key_each_call_makes() -> None:
     assert [await kept.once(None, "x", make) for _ in range(2)] == [1, 2]
 
 
-async def test_the_first_answer_again_also_when_it_was_an_error() -> None:
+async def test_an_error_is_not_kept() -> None:
     kept, make = Repeats(), Made(ValueError("no"))
     for _ in range(2):
         with pytest.raises(ValueError, match="no"):
             await kept.once("k", "x", make)
-    assert make.count == 1
+    assert make.count == 2
+    make.error = None
+    assert [await kept.once("k", "x", make) for _ in range(2)] == [3, 3]
 
 
 async def test_the_answer_survives_who_asked_first() -> None:

@@ -19,6 +19,7 @@ from aegis.gateway.store.base import (
     DAY_NS,
     RETENTION,
     AgentRow,
+    Appended,
     Batch,
     Cursor,
     Keep,
@@ -82,6 +83,11 @@ def agent(uid: str, **more: Any) -> AgentRow:
     return AgentRow(**{**given, **more})
 
 
+def nexts(kept: list[Appended]) -> list[int]:
+    """Where the cursors stand."""
+    return [each.next for each in kept]
+
+
 def batch(first: int, times: list[int], **more: Any) -> Batch:
     """A batch of events at those instants; `with_` goes into each item."""
     with_ = more.pop("with_", {})
@@ -132,7 +138,7 @@ async def test_last_seen_is_kept(store: Store) -> None:
 
 
 async def test_what_returned_is_there_after_a_reopen(store: Store, reopened: Callable[[], Any]) -> None:
-    assert await store.append([batch(0, [10, 11]), batch(2, [12])]) == [2, 3]
+    assert nexts(await store.append([batch(0, [10, 11]), batch(2, [12])])) == [2, 3]
     again = await reopened()
     page = await again.items(Query())
     assert numbers(page) == [2, 1, 0]
@@ -145,22 +151,22 @@ async def test_what_returned_is_there_after_a_reopen(store: Store, reopened: Cal
 @pytest.mark.parametrize("at_once", [True, False])
 async def test_nothing_is_stored_twice(store: Store, at_once: bool) -> None:
     sent = [batch(0, [1, 2, 3]), batch(0, [1, 2, 3]), batch(2, [3, 4, 5]), batch(1, [2])]
-    stands = await store.append(sent) if at_once else [(await store.append([each]))[0] for each in sent]
-    assert stands == [3, 3, 5, 5]
+    kept = await store.append(sent) if at_once else [(await store.append([each]))[0] for each in sent]
+    assert kept == [(3, 3), (3, 0), (5, 2), (5, 0)]
     assert sorted(numbers(await store.items(Query()))) == [0, 1, 2, 3, 4]
     assert (await store.totals())["event"].items == 5
 
 
 async def test_a_gap_is_passed_over(store: Store) -> None:
-    assert await store.append([batch(0, [1]), batch(10, [2])]) == [1, 11]
-    assert await store.append([batch(5, [3])]) == [11]
+    assert nexts(await store.append([batch(0, [1]), batch(10, [2])])) == [1, 11]
+    assert nexts(await store.append([batch(5, [3])])) == [11]
     assert await store.cursors(UID) == [Cursor(boot_id="b", stream=1, cls="event", next=11)]
 
 
 async def test_streams_boots_classes_and_agents_have_their_own_cursor(store: Store) -> None:
     others: list[dict[str, Any]] = [{}, {"stream": 2}, {"boot_id": "c"}, {"cls": "flow"}, {"uid": OTHER}]
     for each in others:
-        assert await store.append([batch(0, [1, 2], **each)]) == [2]
+        assert nexts(await store.append([batch(0, [1, 2], **each)])) == [2]
     assert len(await store.cursors(UID)) == 4
     assert await store.cursors(OTHER) == [Cursor(boot_id="b", stream=1, cls="event", next=2)]
     assert (await store.totals())["event"].items == 8
@@ -170,7 +176,7 @@ async def test_all_or_nothing(store: Store) -> None:
     with pytest.raises(AgentUnknown):
         await store.append([batch(0, [1]), batch(0, [1], uid="agent-nobody")])
     assert (await store.items(Query())).items == []
-    assert await store.append([batch(0, [1])]) == [1]
+    assert nexts(await store.append([batch(0, [1])])) == [1]
 
 
 async def test_one_that_fails_fails_alone(store: Store) -> None:
@@ -181,17 +187,17 @@ async def test_one_that_fails_fails_alone(store: Store) -> None:
         *(store.append([batch(0, [1], stream=n)]) for n in range(20, 40)),
         return_exceptions=True,
     )
-    assert [each for each in results if each != [1]] == [results[20]]
+    assert [each for each in results if each != [(1, 1)]] == [results[20]]
     assert isinstance(results[20], AgentUnknown)
     assert (await store.totals())["event"].items == 40
 
 
 async def test_losses_are_items_without_a_place(store: Store) -> None:
     lossy = batch(0, [10], losses=(("outbox", "event", "evicted", 7),))
-    assert await store.append([lossy]) == [1]
+    assert nexts(await store.append([lossy])) == [1]
     found = (await store.items(Query(types=frozenset({"loss"})))).items
     assert [msgspec.json.decode(each.json)["count"] for each in found] == [7]
-    assert await store.append([batch(0, [10, 11], losses=(("outbox", "event", "evicted", 9),))]) == [2]
+    assert nexts(await store.append([batch(0, [10, 11], losses=(("outbox", "event", "evicted", 9),))])) == [2]
     assert (await store.totals())["event"].items == 2
 
 
@@ -236,6 +242,8 @@ async def test_filters(store: Store) -> None:
     [
         {"cursor": "x"},
         {"cursor": "9" * 19 + ".1.1"},
+        {"cursor": "1." + "9" * 19 + ".1"},
+        {"cursor": "\u0661.1.1"},
         {"after": "1"},
         {"cursor": "1.1.1", "after": "1.1"},
         {"peer": "nowhere"},
@@ -373,8 +381,8 @@ async def test_what_is_too_old_goes_and_its_place_is_not_given_again(
     assert await store.prune(now, everything, most_batches=100) == 1
     assert (await store.totals())["event"] == Totals(items=0, bytes=0)
     again = await reopened()
-    assert await again.append([batch(0, [1])]) == [11]
-    assert await again.append([batch(11, [1])]) == [12]
+    assert nexts(await again.append([batch(0, [1])])) == [11]
+    assert nexts(await again.append([batch(11, [1])])) == [12]
     assert numbers(await again.items(Query(after=place))) == [11]
 
 
@@ -449,3 +457,38 @@ async def test_a_closed_store_says_so(store: Store) -> None:
     await store.close()
     with pytest.raises(StorageError):
         await store.agents()
+
+
+async def test_losses_are_left_out_where_they_are_not_asked_for(store: Store) -> None:
+    await store.append([batch(0, [10], cls="flow", losses=(("kernel", "flow", "full", 3),))])
+    for query, found in (
+        (Query(cls=("flow",), losses=False), 1),
+        (Query(cls=("flow",)), 2),
+        (Query(cls=items.CLASSES, types=frozenset({"loss"})), 1),
+        (Query(cls=("flow",), losses=False, after=""), 1),
+    ):
+        assert len((await store.items(query)).items) == found
+
+
+async def test_a_follower_that_finds_nothing_goes_on(store: Store) -> None:
+    """Its place is behind what was looked at, whatever the filter left of it: the next look is at new batches only."""
+    place = await store.place()
+    query = Query(types=frozenset({"listen"}), after=place)
+    for first in range(5):
+        await store.append([batch(first, [first + 1])])
+    page = await store.items(query)
+    assert (page.items, page.next) == ([], await store.place())
+    assert page.next != place
+    await store.append([batch(5, [6])])
+    found = await store.items(Query(after=page.next))
+    assert [each.time_ns for each in found.items] == [6]
+    assert (await store.items(Query(after=found.next))).next == found.next
+
+
+async def test_an_instant_of_the_future_does_not_stay_on_top(store: Store) -> None:
+    late = 10**18 + 600 * 10**9
+    await store.append([batch(0, [1 << 62], received_ns=10**18), batch(1, [late], received_ns=late)])
+    page = await store.items(Query())
+    assert [each.time_ns for each in page.items] == [late, 10**18 + 300 * 10**9]
+    assert msgspec.json.decode(page.items[1].json)["time_ns"] == 1 << 62
+    assert not (await store.items(Query(since_ns=late + 1))).items

@@ -92,3 +92,42 @@ def test_an_address_is_compared_in_its_normal_form() -> None:
     assert items.checked(Query(peer="2001:DB8:0::1")).peer == "2001:db8::1"
     with pytest.raises(QueryInvalid, match="peer"):
         items.checked(Query(peer="192.0.2.1/24"))
+
+
+@pytest.mark.parametrize(
+    ("each", "text"),
+    [
+        (b'{"time_ns":1,"agent_uid":"agent-2"}', "names an agent"),
+        (b'{"time_ns":1,"agent_uid":null}', "names an agent"),
+        (b'{"time_ns":1,"agent\\u005fuid":"agent-2"}', "names an agent"),
+        (b'{"a":\n{"agent_uid":"agent-2"}\n}', "line"),
+        (b'{"time_ns":1\r}', "line"),
+        (b'{"schema":"aegis.event"}', "without its type or instant"),
+        (b'{"schema":"aegis.event","time_ns":1}', "without its type or instant"),
+        (b'{"schema":"aegis.event","type":"exec"}', "without its type or instant"),
+        (b'{"schema":"aegis.flow"}', "without its type or instant"),
+    ],
+)
+def test_an_item_that_would_be_taken_for_another_refuses_the_batch(each: bytes, text: str) -> None:
+    with pytest.raises(EnvelopeInvalid, match=text):
+        made(b'{"time_ns":1}', each)
+
+
+@pytest.mark.parametrize(
+    "each",
+    [
+        b'{"schema":"aegis.record"}',
+        b'{"schema":"aegis.flow","time_ns":1}',
+        b'{"schema":"aegis.event","type":"exec","time_ns":1}',
+        b'{"a":"\\n","b":{"agent_uid":"inside is its own matter"}}',
+    ],
+)
+def test_an_item_that_says_what_it_must(each: bytes) -> None:
+    assert made(each).items == b"[" + each + b"]"
+
+
+def test_an_instant_of_the_future_counts_as_the_nearest_that_may_be() -> None:
+    minutes = 300 * 1_000_000_000
+    batch = made(b'{"time_ns":%d}' % (1 << 62), b'{"time_ns":%d}' % (901 + minutes), b'{"time_ns":7}')
+    assert (batch.oldest_ns, batch.newest_ns) == (7, 900 + minutes)
+    assert b"%d" % (1 << 62) in batch.items

@@ -12,7 +12,7 @@ from aegis.errors import StorageError
 from aegis.gateway.store.base import Query
 from aegis.gateway.store.sqlite import FILE, SqliteStore
 from tests.support.gateway_store import prepared
-from tests.unit.gateway.store.test_base import UID, agent, batch
+from tests.unit.gateway.store.test_base import UID, agent, batch, nexts
 
 
 async def test_the_file_is_ours_alone(tmp_path: Path) -> None:
@@ -66,12 +66,12 @@ async def test_a_writer_that_cannot_says_so_and_recovers(tmp_path: Path) -> None
     store = SqliteStore(str(prepared(tmp_path)))
     await store.open()
     await store.save_agent(agent(UID))
-    assert await store.append([batch(0, [1])]) == [1]
+    assert nexts(await store.append([batch(0, [1])])) == [1]
     await store._writer.run(lambda connection: connection.exec_driver_sql("PRAGMA query_only = ON") and None)
     with pytest.raises(StorageError):
         await store.append([batch(1, [2])])
     # The connection that failed is gone with its state; what it had not kept is taken now.
-    assert await store.append([batch(1, [2])]) == [2]
+    assert nexts(await store.append([batch(1, [2])])) == [2]
     assert len((await store.items(Query())).items) == 2
     await store.close()
 
