@@ -50,13 +50,52 @@ class Refusal:
         self.retry_after_s = retry_after_s
 
 
+class Rates:
+    """How often something may be begun: by all, and by one address (0: any number)."""
+
+    def __init__(self, every: Bucket, of_address_s: float, of_address_burst: float) -> None:
+        self._all = every
+        self._rate = of_address_s
+        self._burst = of_address_burst
+        self._of_address: dict[str, Bucket] = {}
+
+    def take(self, address: str, now_ns: int, what: str) -> Refusal | None:
+        """None: go on."""
+        wait = self._address(address, now_ns)
+        if wait:
+            return Refusal(f"{what}_of_address", wait)
+        wait = self._all.take(now_ns)
+        return Refusal(what, wait) if wait else None
+
+    def _address(self, address: str, now_ns: int) -> float:
+        if not self._rate:
+            return 0.0
+        bucket = self._of_address.get(address)
+        if bucket is None:
+            if len(self._of_address) >= _MOST_ADDRESSES:
+                self._tidy(now_ns)
+            bucket = Bucket(self._rate, self._burst, now_ns)
+            self._of_address[address] = bucket
+        return bucket.take(now_ns)
+
+    def _tidy(self, now_ns: int) -> None:
+        """Forget addresses whose bucket is full again: a new one would be no different. Else the oldest half."""
+        kept = {address: each for address, each in self._of_address.items() if not each.is_full(now_ns)}
+        if len(kept) >= _MOST_ADDRESSES:
+            kept = dict(list(kept.items())[len(kept) // 2 :])
+        self._of_address = kept
+
+
 class Admission:
     """Sockets are kept from `arrived` to `settled` (authenticated or gone), by number, oldest first."""
 
     def __init__(self, limits: Limits, now_ns: int) -> None:
         self._limits = limits
-        self._all = Bucket(limits.handshakes_s, limits.handshakes_burst, now_ns)
-        self._of_address: dict[str, Bucket] = {}
+        self._rates = Rates(
+            Bucket(limits.handshakes_s, limits.handshakes_burst, now_ns),
+            limits.handshakes_of_address_s,
+            limits.handshakes_of_address_burst,
+        )
         self._waiting: dict[int, str] = {}
         self._waiting_of: dict[str, dict[int, None]] = {}
 
@@ -94,27 +133,4 @@ class Admission:
 
     def handshake(self, address: str, now_ns: int) -> Refusal | None:
         """An upgrade is asked for; None: go on."""
-        wait = self._address(address, now_ns)
-        if wait:
-            return Refusal("handshakes_of_address", wait)
-        wait = self._all.take(now_ns)
-        return Refusal("handshakes", wait) if wait else None
-
-    def _address(self, address: str, now_ns: int) -> float:
-        rate = self._limits.handshakes_of_address_s
-        if not rate:
-            return 0.0
-        bucket = self._of_address.get(address)
-        if bucket is None:
-            if len(self._of_address) >= _MOST_ADDRESSES:
-                self._tidy(now_ns)
-            bucket = Bucket(rate, self._limits.handshakes_of_address_burst, now_ns)
-            self._of_address[address] = bucket
-        return bucket.take(now_ns)
-
-    def _tidy(self, now_ns: int) -> None:
-        """Forget addresses whose bucket is full again: a new one would be no different. Else the oldest half."""
-        kept = {address: each for address, each in self._of_address.items() if not each.is_full(now_ns)}
-        if len(kept) >= _MOST_ADDRESSES:
-            kept = dict(list(kept.items())[len(kept) // 2 :])
-        self._of_address = kept
+        return self._rates.take(address, now_ns, "handshakes")

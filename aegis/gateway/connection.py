@@ -197,7 +197,13 @@ class Connection(asyncio.Protocol):
             return
         self._protocol.send_text(text.encode())
         self._write_out()
-        if self.waiting_bytes > self._owner.limits.send_bytes + self.lent_bytes:
+        self._cut_if_slow()
+
+    def _cut_if_slow(self) -> None:
+        """What its own pings and requests are answered with counts too."""
+        limits = self._owner.limits
+        most = limits.send_bytes + self.lent_bytes if self.authenticated else limits.send_bytes_before
+        if self.waiting_bytes > most:
             self._owner.count("slow_consumer")
             self.abort()
 
@@ -319,6 +325,7 @@ class Connection(asyncio.Protocol):
             if isinstance(event, Frame):
                 self._frame(event)
         self._write_out()
+        self._cut_if_slow()
         return len(events)
 
     def _upgrade(self, events: list[Any]) -> bool:

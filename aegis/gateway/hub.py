@@ -13,6 +13,7 @@ from typing import Final
 import msgspec
 
 from aegis.errors import EnvelopeInvalid, RegistrationRefused
+from aegis.gateway.admission import Rates
 from aegis.gateway.agents import AgentTable, view
 from aegis.gateway.metrics import Metrics
 from aegis.gateway.orders import Orders
@@ -39,6 +40,7 @@ class Hub:
         enrolment: Enrolment,
         orders: Orders,
         registrations: Registrations,
+        rates: Rates,
         metrics: Metrics,
         clock: SystemClock,
         allow_v1: bool,
@@ -50,6 +52,7 @@ class Hub:
         self._enrolment = enrolment
         self._orders = orders
         self._registrations = registrations
+        self._rates = rates
         self._metrics = metrics
         self._clock = clock
         self._allow_v1 = allow_v1
@@ -73,7 +76,8 @@ class Hub:
         """One page of the agents that fulfil every condition given, newest first, and how many there are in all."""
         found = self._agents.select(label=label, hostname=hostname, host_id=host_id, address=address)
         now_ns = self._clock.wall_ns()
-        return [view(agent, now_ns) for agent in found[offset : offset + limit]], len(found)
+        page = [view(agent, now_ns) for agent in found[offset : offset + limit]]
+        return [msgspec.structs.replace(each, capabilities=msgspec.UNSET) for each in page], len(found)
 
     def agent(self, uid: str) -> AgentView:
         """Raises AgentUnknown."""
@@ -140,8 +144,10 @@ class Hub:
     # Registration over HTTP: the bodies are the raw JSON of protocol v1, the answers too.
 
     def register_init(self, body: bytes, *, address: str) -> bytes:
-        """The answer to POST /agents/register/init. Raises RegistrationRefused: 400, 403 (v1 is not allowed)."""
+        """The answer to POST /agents/register/init. Raises RegistrationRefused: 400, 403 (v1 is not allowed), 429."""
         self._must_allow()
+        if self._rates.take(address, self._clock.monotonic_ns(), "registrations") is not None:
+            raise RegistrationRefused("too many registrations, try again", status=429)
         try:
             init = payloads.read_init(body)
         except EnvelopeInvalid as error:

@@ -26,6 +26,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     handshakes_burst: int = 2500
     send_bytes: int = 1024 * 1024  # that wait for one agent to read
     order_window_bytes: int = 256 * 1024  # of orders given to one agent's socket; the rest stays in its queue
+    send_bytes_before: int = 64 * 1024  # the same before authentication
     send_stall_s: float = 10.0  # without progress while bytes wait
     bytes_at_once: int = 4 * 1024 * 1024  # of batches of one agent that wait for the store
     bytes_at_once_in_all: int = 64 * 1024 * 1024
@@ -34,6 +35,12 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     order_bytes: int = 512 * 1024  # of one message, as it is sealed
     order_ttl_s: int = 86_400
     pending_registrations: int = 10_000
+    http_registrations: int = 2048  # that wait over HTTP, of which nobody proved a key
+    http_registrations_s: float = 100.0  # begun a second over HTTP, of all
+    http_registrations_burst: int = 1000
+    http_registrations_of_address_s: float = 20.0
+    http_registrations_of_address_burst: int = 500
+    agents: int = 100_000  # that may be registered; of more, none that is new
     pending_registration_s: float = 60.0
     close_s: float = 1.0  # for a close frame to be answered
     lame_duck_s: float = 1.5  # over which a shutdown spreads its closes

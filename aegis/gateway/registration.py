@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import msgspec
 
+from aegis.errors import RegistrationRefused
 from aegis.gateway.agents import Agent, AgentTable
 from aegis.gateway.store.base import AgentRow, Store
 from aegis.protocol import v1
@@ -18,15 +19,18 @@ from aegis.runtime.clock import SystemClock
 class Enrolment:
     """Changes rows of agents: in the store first, then in memory; one change of an agent at a time."""
 
-    def __init__(self, store: Store, agents: AgentTable, clock: SystemClock) -> None:
+    def __init__(self, store: Store, agents: AgentTable, clock: SystemClock, most: int = 100_000) -> None:
         self._store = store
         self._agents = agents
         self._clock = clock
+        self._most = most
         self._locks: dict[str, _Turn] = {}
 
     async def enrol(self, key: bytes, host_id: str, init: RegistrationInit, agent_id: str) -> Agent:
-        """The agent of a proven key, its row committed. Raises StorageError."""
+        """The agent of a proven key, its row committed. Raises StorageError, RegistrationRefused: there are too many."""
         uid = uid_of(key)
+        if len(self._agents) >= self._most and self._agents.get(uid) is None:
+            raise RegistrationRefused("this gateway has as many agents as it may", status=503)
 
         def change(old: AgentRow | None) -> AgentRow:
             now_ns = self._clock.wall_ns()

@@ -30,7 +30,7 @@ class AgentView(msgspec.Struct, frozen=True, kw_only=True):
     hostname: str
     machine_id_hash: str
     agent_version: str
-    capabilities: Any
+    capabilities: Any = msgspec.UNSET  # left out of lists
     platform: Any
     network: Any
     labels: list[str]

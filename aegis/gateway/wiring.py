@@ -12,6 +12,7 @@ from typing import Any, Final, Self
 
 import aegis
 from aegis.errors import AegisError, ConnectFailed
+from aegis.gateway.admission import Bucket, Rates
 from aegis.gateway.agents import AgentTable
 from aegis.gateway.connection import Connection, Receiver
 from aegis.gateway.hub import Hub
@@ -85,7 +86,7 @@ class Gateway:
             capacity=limits.pending_registrations,
             life_s=limits.pending_registration_s,
         )
-        enrolment = Enrolment(store, agents, clock)
+        enrolment = Enrolment(store, agents, clock, limits.agents)
         self._ingest = Ingest(store, clock, limits, metrics)
         orders = Orders(store, agents, clock, limits, metrics)
         await orders.load()
@@ -122,7 +123,16 @@ class Gateway:
             agents=agents,
             enrolment=enrolment,
             orders=orders,
-            registrations=registrations,
+            registrations=Registrations(
+                entropy=secrets.token_bytes,
+                capacity=limits.http_registrations,
+                life_s=limits.pending_registration_s,
+            ),
+            rates=Rates(
+                Bucket(limits.http_registrations_s, limits.http_registrations_burst, clock.monotonic_ns()),
+                limits.http_registrations_of_address_s,
+                limits.http_registrations_of_address_burst,
+            ),
             metrics=metrics,
             clock=clock,
             allow_v1=options.allow_v1,

@@ -41,8 +41,8 @@ class ReplayCache:
         digest = _digest(key, nonce)
         if digest in self._seen:
             self._forget(digest)
-        own = self._of.get(digest[:_OWNER_BYTES], ())
-        if len(own) >= self._of_key:
+        own = self._of.get(digest[:_OWNER_BYTES])
+        if own is not None and len(own) >= self._of_key:
             self._evict(own[0])
         elif len(self._seen) >= self._capacity:
             self._evict(next(iter(self._seen)))

@@ -17,7 +17,7 @@ from aegis.gateway.api.instants import instant_ns, span_s
 from aegis.gateway.api.items import Choice, address, chosen_page, spliced
 from aegis.gateway.api.place import Place, ThePlace
 from aegis.gateway.api.requests import JSON, NDJSON, prefers_ndjson
-from aegis.gateway.store.base import Query
+from aegis.gateway.store.base import CLASSES, Query
 from aegis.model.event import TYPES
 from aegis.runtime.clock import SystemClock
 
@@ -104,6 +104,8 @@ async def list_events(
         )
         if wanted
     )
+    if "loss" in types:
+        classes = CLASSES  # what was lost is told with the class it is of
     query = _query(
         classes, agent, since, until, peer=peer, policy=policy, verdict=verdict, types=types,
         cursor=cursor, after=after,
@@ -137,7 +139,16 @@ async def list_flows(
 ) -> Response[RecordsPage]:
     """A flow has a record for each harvest that saw it change; its counters are totals, so the newest says all."""
     query = _query(
-        ("flow",), agent, since, until, peer=peer, policy=policy, verdict=verdict, cursor=cursor, after=after
+        ("flow",),
+        agent,
+        since,
+        until,
+        peer=peer,
+        policy=policy,
+        verdict=verdict,
+        losses=False,
+        cursor=cursor,
+        after=after,
     )
     choice = Choice.of(pid=pid, exe=exe, process=process, protocol=protocol, port=port, src=src, dst=dst)
     return await _answer(place, request, query, choice, limit, last, wait)
@@ -156,7 +167,7 @@ async def list_findings(
     after: After = None,
     wait: Wait = None,
 ) -> Response[RecordsPage]:
-    query = _query(("finding",), agent, since, until, cursor=cursor, after=after)
+    query = _query(("finding",), agent, since, until, losses=False, cursor=cursor, after=after)
     return await _answer(place, request, query, Choice.of(), limit, last, wait)
 
 
@@ -176,7 +187,7 @@ async def list_samples(
     after: After = None,
     wait: Wait = None,
 ) -> Response[RecordsPage]:
-    query = _query(("sample",), agent, since, until, name=name, cursor=cursor, after=after)
+    query = _query(("sample",), agent, since, until, name=name, losses=False, cursor=cursor, after=after)
     return await _answer(place, request, query, Choice.of(), limit, last, wait)
 
 

@@ -38,7 +38,7 @@ class Repeats:
         self._kept: OrderedDict[str, Kept] = OrderedDict()
 
     async def once(self, key: str | None, asked: object, make: Callable[[], Awaitable[Any]]) -> Any:
-        """What `make` returns; of a key that is known, what it returned then, errors included.
+        """What `make` returns; of a key that is known, what it returned then. An error is told to who waits, and not kept.
 
         Without a key each call makes. Raises Refusal for a key that was given with another request, for one that
         cannot be a key, and where too many are known.
@@ -59,7 +59,7 @@ class Repeats:
                 )
             # A task of its own: the first caller may go away while another waits for the same answer.
             task = asyncio.ensure_future(make())
-            task.add_done_callback(_looked_at)
+            task.add_done_callback(lambda done: self._looked_at(key, done))
             known = self._kept[key] = Kept(digest, _monotonic_ns(), task)
         elif known.digest != digest:
             raise Refusal(
@@ -84,8 +84,9 @@ class Repeats:
         await asyncio.gather(*tasks, return_exceptions=True)
         self._kept.clear()
 
-
-def _looked_at(task: asyncio.Task[Any]) -> None:
-    """The error is told to whoever waits; when nobody does, it is not a warning of the loop."""
-    if not task.cancelled():
-        task.exception()
+    def _looked_at(self, key: str, task: asyncio.Task[Any]) -> None:
+        """An error had no effect: the key may try again. When nobody waits, it is not a warning of the loop."""
+        if task.cancelled() or task.exception() is not None:
+            known = self._kept.get(key)
+            if known is not None and known.answer is task:
+                del self._kept[key]

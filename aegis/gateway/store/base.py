@@ -68,13 +68,6 @@ class Appended(NamedTuple):
     fresh: int
 
 
-class Appended(NamedTuple):
-    """What became of a batch: `next` is where its cursor stands, `fresh` how many of its items were new."""
-
-    next: int
-    fresh: int
-
-
 class Cursor(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """All items of (boot, stream, class) before `next` are stored, or known to be lost.
 

@@ -52,7 +52,7 @@ def test_addresses_do_not_pile_up(monkeypatch: pytest.MonkeyPatch) -> None:
     admission = Admission(Limits(handshakes_s=1e9, handshakes_burst=10**9), 0)
     for n in range(1000):
         admission.handshake(f"a{n}", n * SECOND)
-        assert len(admission._of_address) <= 100
+        assert len(admission._rates._of_address) <= 100
     for n in range(1000):
         admission.handshake(f"b{n}", 0)
-        assert len(admission._of_address) <= 100
+        assert len(admission._rates._of_address) <= 100

@@ -120,9 +120,9 @@ async def test_what_the_store_is_asked(api: Api) -> None:
             until_ns=NOW_NS + 60 * 10**9, peer="10.0.0.9", policy="no-telnet", verdict="deny", limit=5,
         ),
         Query(cls=("verdict",), types=frozenset({"verdict"}), limit=100),
-        Query(cls=("flow",), limit=2),
-        Query(cls=("finding",), limit=100),
-        Query(cls=("sample",), name="cpu.*", limit=100),
+        Query(cls=("flow",), losses=False, limit=2),
+        Query(cls=("finding",), losses=False, limit=100),
+        Query(cls=("sample",), name="cpu.*", losses=False, limit=100),
     ]  # fmt: skip
 
 
