@@ -23,7 +23,7 @@ from aegis._native.cbor_reader cimport (
 from aegis._native.json_event cimport exit_keys, flow_keys, loss_keys, socket_keys, verdict_keys
 from aegis._native.json_owner cimport event_owner
 from aegis._native.json_sample cimport finding_keys, sample_keys
-from aegis._native.json_values cimport BARE, BRIEF, WHOLE, head, too_long, value, work
+from aegis._native.json_values cimport BARE, WHOLE, head, too_long, value, work
 from aegis._native.json_writer cimport json_raw
 
 
@@ -128,7 +128,7 @@ cdef bint object_of(work *w) noexcept nogil:
 
 
 cdef bint shortened(work *w, size_t out_at, size_t in_at, size_t most_bytes) noexcept nogil:
-    """The record at `in_at` again, with as much of it as fits, at `out_at`. What only says what it is stays."""
+    """The record at `in_at` again, with as much of it as fits, at `out_at`; at least what it is stays."""
     cdef bint fine = True
     w.extent = WHOLE
     while fine and w.out.used - out_at > most_bytes and w.extent < BARE:
@@ -149,9 +149,9 @@ cdef int raise_fault(work *w) except -1:
 def to_json(records, int64_t base_ns, *, Py_ssize_t most_items=512, Py_ssize_t most_bytes=49152):
     """Records, one behind the other, as JSON arrays: (index of the first, how many, the array) of each.
 
-    An array has at most `most_items` objects and `most_bytes` bytes, from some hundred on. An object that is longer
-    alone has null in the place of its long members, with the reason. Raises RecordsMalformed, OverflowError for a
-    base beyond 64 bits.
+    An array has at most `most_items` objects and `most_bytes` bytes, from some hundred on. An object that
+    is longer alone has null in the place of its long members, with the reason. Raises RecordsMalformed,
+    and OverflowError for a base beyond 64 bits.
     """
     cdef Py_buffer view
     cdef work w
