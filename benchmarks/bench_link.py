@@ -26,7 +26,7 @@ from benchmarks.rows import Row, median, quantile
 TCPLIFE = "/usr/sbin/tcplife"
 PER_SECOND = 1_000
 SECONDS = 4
-ROUNDS = 7
+ROUNDS = 5
 SETTLE_S = 2.0
 LATENCY_EVENTS = 200
 

@@ -185,7 +185,7 @@ def test_an_agent_that_does_not_read_is_cut_and_gets_its_orders_later(rig: Rig) 
             for first in range(0, 40, 8):  # 4 MB, of which the sockets on the way hold less than two
                 names += large_orders(rig, range(first, first + 8))
             rig.ledger.work(50)
-            await_condition(lambda: 'event="slow_consumer"' in rig.gate.get("/metrics")[1], 20, every=0.1)
+            await_condition(lambda: 'event="slow_consumer"' in rig.gate.get("/metrics")[1], 40, every=0.1)
             print(f"cut after {time.monotonic() - begun:.1f} s")
         finally:
             proxy.down.stalled = False
@@ -255,7 +255,7 @@ def test_one_key_registers_many_times_at_once(rig: Rig) -> None:
 
 
 def test_another_socket_of_the_agents_key(rig: Rig) -> None:
-    """Each takes the other's place for a moment; the agent is back by itself, and no record is lost or doubled."""
+    """Each takes the other's place for a moment; the agent says so and waits, and no record is lost or doubled."""
     import base64
     import json
 
@@ -267,8 +267,13 @@ def test_another_socket_of_the_agents_key(rig: Rig) -> None:
                 twin.connect()
             assert twin.uid == rig.uid
             await_condition(lambda: link_of(rig.agent)["state"] != "connected")
-            connected(rig.agent)
+            conditions = {each["code"] for each in rig.agent.ask("status")[0]["conditions"]}
+            assert "session_conflict" in conditions
             twin.drop()
+            # It would come back by itself, in a minute at the earliest: two of one key are not to take turns.
+            for order in ("stop", "start"):
+                rig.agent.ask(f"modules.{order}", name="websocket_communication")
+            connected(rig.agent)
     assert rig.gate.agents()[rig.uid]["connected"] is True, (
         "the older socket's end took the newer one's place away"
     )
