@@ -2,6 +2,7 @@
 
 AegisError                      code (snake_case, stable), retryable, hint; str() is one line
   ConfigError                   option path and origin; all reported at once; exit 78
+    RestartNeeded               an order about options that are taken at a start
   HostError                     errno
   KernelError                   errno, operation, object
     FeatureUnsupported CapabilityMissing LoadRejected AttachFailed MapFull MapAccessFailed AbiMismatch
@@ -17,6 +18,7 @@ AegisError                      code (snake_case, stable), retryable, hint; str(
     GatewayRefused              somebody answered and said no
   PolicyError
     PolicyInvalid               document path and reason
+      PolicyExists              of that name, by another origin
     PolicyUnenforceable         document path and reason
     PolicyNotFound
     PolicyUnsigned              an order nobody signed, where such are refused
@@ -62,6 +64,16 @@ class ConfigError(AegisError):
             hint="aegis config check names each problem",
         )
         self.problems = problems
+
+
+class RestartNeeded(ConfigError):
+    """Options that are good, and taken at a start only, so that no order can change them."""
+
+    code = "restart_needed"
+
+    def __init__(self, problems: tuple[tuple[str, str, str], ...]) -> None:
+        super().__init__(problems)
+        self.hint = "set it in agent.toml, then restart the agent"
 
 
 class HostError(AegisError):
@@ -231,6 +243,14 @@ class PolicyInvalid(PolicyError):
     """The document is not what the language allows."""
 
     code = "policy_invalid"
+
+
+class PolicyExists(PolicyInvalid):
+    """A policy of this name is in force and somebody else's: `policy_exists_local` or `policy_exists_gateway`."""
+
+    def __init__(self, path: str, reason: str, *, held_by: str, hint: str | None = None) -> None:
+        super().__init__(path, reason, hint=hint)
+        self.code = f"policy_exists_{held_by}"
 
 
 class PolicyUnenforceable(PolicyError):

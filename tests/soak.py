@@ -60,7 +60,7 @@ SOAKS: dict[str, Soak] = {
         ("tests/unit/agent/outbox/test_salvage.py",),
     ),
     "link": Soak(
-        "10^5 messages, 200 reconnects, faults of both ends and between them: nothing lost, doubled or left behind",
+        "10^6 messages, 1,000 reconnects, faults of both ends and between them: nothing lost, doubled or left behind",
         ("tests/e2e/test_link_soak.py", "tests/e2e/test_link_faults.py"),
     ),
     "crash": Soak("kill -9 under traffic, then adoption", ("tests/e2e/test_crash.py",)),

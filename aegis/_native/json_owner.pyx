@@ -4,6 +4,7 @@ from libc.stdint cimport uint64_t
 from libc.string cimport memchr, memcmp, strlen
 
 from aegis._native.buffers cimport byte
+from aegis._native.cbor cimport cbor_buffer
 from aegis._native.cbor_reader cimport (
     ITEM_ABSENT,
     ITEM_ARRAY,
@@ -17,7 +18,15 @@ from aegis._native.cbor_reader cimport (
     reader_fail,
     reader_skip,
 )
-from aegis._native.json_values cimport ABSENT_OR_TEXT, SHORT, string, too_long, value, work
+from aegis._native.json_shared cimport (
+    ANCESTORS,
+    EVENT_OWNER,
+    FLOW_OWNER,
+    MOST_SHARED,
+    shared_known,
+    shared_learn,
+)
+from aegis._native.json_values cimport ABSENT_OR_TEXT, SHORT, string, too_long, value, work, written
 from aegis._native.json_writer cimport json_int, json_raw, json_string
 
 cdef enum:
@@ -44,6 +53,7 @@ cdef struct process:
     item members[CGROUP]
     item path
     item unit
+    size_t ancestors_at
     uint64_t ancestors  # so many follow
     uint64_t behind  # and behind them members of a later version
 
@@ -117,18 +127,17 @@ cdef bint read_process(work *w, process *p, const item *opening) noexcept nogil:
         p.unit = p.path
     if not read_of(&w.r, &found, ITEM_ARRAY):
         return False
+    p.ancestors_at = found.at
     p.ancestors = found.number
     return True
 
 
-cdef bint ancestors(work *w, const process *p) noexcept nogil:
-    """The rest of a process, and what stands behind its own keys."""
+cdef bint ancestors(work *w, uint64_t left) noexcept nogil:
+    """The list, whose head is read."""
     cdef item pid, start, comm, exe, opening
-    cdef uint64_t left = p.ancestors
     if w.extent and left:
         too_long(w, b',"ancestors":', b',"ancestors_reason":')
-        json_raw(&w.out, b',"owner":"process"')
-        return reader_skip(&w.r, left) and reader_skip(&w.r, p.behind)
+        return reader_skip(&w.r, left)
     json_raw(&w.out, b',"ancestors":[')
     while left:
         left -= 1
@@ -147,8 +156,7 @@ cdef bint ancestors(work *w, const process *p) noexcept nogil:
         ):
             return False
         json_raw(&w.out, b"}," if left else b"}")
-    json_raw(&w.out, b'],"owner":"process"')
-    return reader_skip(&w.r, p.behind)
+    return written(w, b"]")
 
 
 cdef bint arguments(work *w, const process *p) noexcept nogil:
@@ -198,22 +206,11 @@ cdef int label_of(work *w, const item *found) noexcept nogil:
     return -1
 
 
-cdef bint event_owner(work *w) noexcept nogil:
-    """Keys of an event's process, all with a comma before them."""
-    cdef item opening
-    cdef process p
-    cdef int label
-    cdef uint64_t flags
-    if not read_of(&w.r, &opening, ITEM_ARRAY | ITEM_TEXT):
-        return False
-    if opening.kind == ITEM_TEXT:
-        label = label_of(w, &opening)
-        if label >= 0:
-            json_raw(&w.out, label_keys[label])
-        return label >= 0
+cdef bint event_members(work *w, const process *p) noexcept nogil:
+    """What an event tells of its process, but the ancestors."""
+    cdef uint64_t flags = p.members[FLAGS].number
     if not (
-        read_process(w, &p, &opening)
-        and value(w, b',"pid":', b"", &p.members[PID])
+        value(w, b',"pid":', b"", &p.members[PID])
         and value(w, b',"start_ns":', b"", &p.members[START])
         and value(w, b',"ppid":', b',"ppid_reason":', &p.members[PPID])
         and value(w, b',"uid":', b"", &p.members[UID])
@@ -221,17 +218,37 @@ cdef bint event_owner(work *w) noexcept nogil:
         and value(w, b',"exe":', b',"exe_reason":', &p.members[EXE])
     ):
         return False
-    flags = p.members[FLAGS].number
     if flags & EXE_DELETED:
         json_raw(&w.out, b',"exe_deleted":true')
     if flags & EXE_TRUNCATED:
         json_raw(&w.out, b',"exe_truncated":true')
     return (
-        arguments(w, &p)
+        arguments(w, p)
         and value(w, b',"cwd":', b',"cwd_reason":', &p.members[CWD])
         and value(w, b',"cgroup":', b',"cgroup_reason":', &p.path)
         and value(w, b',"unit":', b',"unit_reason":', &p.unit)
-        and ancestors(w, &p)
+    )
+
+
+cdef bint event_owner(work *w) noexcept nogil:
+    cdef item opening
+    cdef process p
+    cdef int label
+    if w.share != NULL and not w.share.off and w.share.count + 2 <= MOST_SHARED:
+        return shared_owner(w, EVENT_OWNER)
+    if not read_of(&w.r, &opening, ITEM_ARRAY | ITEM_TEXT):
+        return False
+    if opening.kind == ITEM_TEXT:
+        label = label_of(w, &opening)
+        if label >= 0:
+            json_raw(&w.out, label_keys[label])
+        return label >= 0
+    return (
+        read_process(w, &p, &opening)
+        and event_members(w, &p)
+        and ancestors(w, p.ancestors)
+        and written(w, b',"owner":"process"')
+        and reader_skip(&w.r, p.behind)
     )
 
 
@@ -250,26 +267,17 @@ cdef bint nobody(work *w, const char *label, const item *reason) noexcept nogil:
     )
 
 
-cdef bint flow_owner(work *w) noexcept nogil:
-    cdef item opening
-    cdef process p
-    cdef int label
-    if not read_of(&w.r, &opening, ITEM_ARRAY | ABSENT_OR_TEXT):
-        return False
-    if opening.kind == ITEM_ABSENT:
-        return nobody(w, labels[0], &opening)
-    if opening.kind == ITEM_TEXT:
-        label = label_of(w, &opening)
-        if label < 0:
-            return False
-        opening.kind = ITEM_ABSENT
-        opening.data = <const byte *>label_reasons[label]
-        opening.size = strlen(label_reasons[label])
-        return nobody(w, labels[label], &opening)
+cdef bint nobody_of(work *w, int label) noexcept nogil:
+    cdef item reason
+    reason.kind = ITEM_ABSENT
+    reason.data = <const byte *>label_reasons[label]
+    reason.size = strlen(label_reasons[label])
+    return nobody(w, labels[label], &reason)
+
+
+cdef bint flow_members(work *w, const process *p) noexcept nogil:
     return (
-        read_process(w, &p, &opening)
-        and reader_skip(&w.r, p.ancestors + p.behind)
-        and value(w, b',"owner":"process","pid":', b"", &p.members[PID])
+        value(w, b',"owner":"process","pid":', b"", &p.members[PID])
         and value(w, b',"start_ns":', b"", &p.members[START])
         and value(w, b',"comm":', b',"comm_reason":', &p.members[COMM])
         and value(w, b',"exe":', b',"exe_reason":', &p.members[EXE])
@@ -277,3 +285,129 @@ cdef bint flow_owner(work *w) noexcept nogil:
         and value(w, b',"cgroup":', b',"cgroup_reason":', &p.path)
         and value(w, b',"uid":', b"", &p.members[UID])
     )
+
+
+cdef bint flow_owner(work *w) noexcept nogil:
+    cdef item opening
+    cdef process p
+    cdef int label
+    if w.share != NULL and not w.share.off and w.share.count + 2 <= MOST_SHARED:
+        return shared_owner(w, FLOW_OWNER)
+    if not read_of(&w.r, &opening, ITEM_ARRAY | ABSENT_OR_TEXT):
+        return False
+    if opening.kind == ITEM_ABSENT:
+        return nobody(w, labels[0], &opening)
+    if opening.kind == ITEM_TEXT:
+        label = label_of(w, &opening)
+        return label >= 0 and nobody_of(w, label)
+    return (
+        read_process(w, &p, &opening)
+        and reader_skip(&w.r, p.ancestors + p.behind)
+        and flow_members(w, &p)
+    )
+
+
+# Written once for all items of an array
+
+cdef inline void turn(work *w) noexcept nogil:
+    """From the items to the objects they name, or back."""
+    cdef cbor_buffer other = w.share.out
+    w.share.out = w.out
+    w.out = other
+
+
+cdef inline size_t begin(work *w) noexcept nogil:
+    """An object, whose first key brings a comma; where that will stand."""
+    turn(w)
+    json_raw(&w.out, b"," if w.share.count else b"[")
+    return w.out.used
+
+
+cdef inline int ended(work *w, size_t began, int named) noexcept nogil:
+    """The number of the object; `named` is the one it stands on, or -1."""
+    cdef int number = w.share.count
+    if named >= 0:
+        json_raw(&w.out, b',"shared":')
+        json_int(&w.out, False, named)
+    json_raw(&w.out, b"}")
+    if not w.out.no_memory:
+        w.out.data[began] = c"{"
+    w.share.fragments[number].size = 0
+    w.share.fragments[number].expanded = w.out.used - began
+    if named >= 0:
+        w.share.fragments[number].expanded += w.share.fragments[named].expanded
+    w.share.count += 1
+    turn(w)
+    return number
+
+
+cdef bint shared_ancestors(work *w, const process *p, int *number) noexcept nogil:
+    """Pass the list; `number` is its object, or -1 of an empty list."""
+    cdef size_t began, behind_head = w.r.at
+    number[0] = -1
+    if p.ancestors == 0:
+        return True
+    w.r.at = p.ancestors_at
+    number[0] = shared_known(w.share, &w.r, ANCESTORS)
+    if number[0] >= 0:
+        return True
+    w.r.at = behind_head
+    began = begin(w)
+    if not ancestors(w, p.ancestors):
+        return False
+    number[0] = ended(w, began, -1)
+    shared_learn(w.share, number[0], &w.r, p.ancestors_at, ANCESTORS)
+    return True
+
+
+cdef bint shared_label(work *w, const item *found, int kind) noexcept nogil:
+    cdef int label = label_of(w, found)
+    cdef size_t began
+    if label < 0:
+        return False
+    if not w.share.labels[kind][label]:
+        began = begin(w)
+        if kind == EVENT_OWNER:
+            json_raw(&w.out, label_keys[label])
+        else:
+            nobody_of(w, label)
+        w.share.labels[kind][label] = ended(w, began, -1) + 1
+    w.share.named = w.share.labels[kind][label] - 1
+    return True
+
+
+cdef bint shared_owner(work *w, int kind) noexcept nogil:
+    """Pass the owner, of whose keys the object that `share.named` says has all."""
+    cdef item opening
+    cdef process p
+    cdef size_t began, owner_at = w.r.at
+    cdef int named = -1
+    w.share.named = shared_known(w.share, &w.r, kind)
+    if w.share.named >= 0:
+        return True
+    if not read_of(&w.r, &opening, ITEM_ARRAY | (ITEM_TEXT if kind == EVENT_OWNER else ABSENT_OR_TEXT)):
+        return False
+    if opening.kind == ITEM_TEXT:
+        return shared_label(w, &opening, kind)
+    if opening.kind == ITEM_ABSENT:
+        began = begin(w)
+        if not nobody(w, labels[0], &opening):
+            return False
+    elif not read_process(w, &p, &opening):
+        return False
+    elif kind == FLOW_OWNER:
+        began = begin(w)
+        if not (reader_skip(&w.r, p.ancestors + p.behind) and flow_members(w, &p)):
+            return False
+    else:
+        if not shared_ancestors(w, &p, &named):
+            return False
+        began = begin(w)
+        if not (event_members(w, &p) and reader_skip(&w.r, p.behind)):
+            return False
+        json_raw(
+            &w.out, b',"owner":"process"' if p.ancestors else b',"ancestors":[],"owner":"process"'
+        )
+    w.share.named = ended(w, began, named)
+    shared_learn(w.share, w.share.named, &w.r, owner_at, kind)
+    return True

@@ -17,6 +17,7 @@ from aegis._native.cbor_reader cimport (
     reader,
     reader_fail,
 )
+from aegis._native.json_shared cimport sharing
 from aegis._native.json_writer cimport (
     INSTANT_ROOM,
     NUMBER_ROOM,
@@ -46,6 +47,7 @@ cdef struct work:
     int64_t base_ns
     instant_text last
     int extent
+    sharing *share  # NULL: every object stands for itself
 
 
 cdef inline bint string(work *w, const item *text) noexcept nogil:

@@ -56,6 +56,8 @@ cdef class KnownProcesses:
     cdef index groups  # by cgroup id
     cdef numbers group_ids  # oldest first
     cdef numbers ended  # owner ids, oldest first
+    cdef numbers ended_sizes  # bytes of each of them
+    cdef uint64_t ended_bytes
     cdef shared *unknown  # why nothing is known of a process: from the first one forgotten on, another reason
     cdef bint forgetful
     cdef shared *no_group

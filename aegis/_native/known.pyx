@@ -1,8 +1,8 @@
 """Who runs: every process by its owner id, from before the agent's start to some time after its end.
 
 A process that has ended stays among the last `keep_ended`, so that what is told later about its sockets and
-flows still finds it. Nothing here grows without end: cgroups have a cap, what is made up ends at once, and
-`reconcile` finds those whose exit was lost.
+flows still finds it. Nothing here grows without end: those with long arguments are fewer, cgroups have a cap,
+what is made up ends at once, and `reconcile` finds those whose exit was lost.
 """
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
@@ -49,6 +49,7 @@ import secrets
 cdef enum:
     TICK_NS = 10000000  # /proc gives a start in USER_HZ, which is 100 on every architecture with BPF
     CGROUPS = 4096  # names kept here; those beyond are asked for again
+    ENDED_BYTES = 1024  # of what a process that has ended may take, on average over all that are kept
 
 # Why something is absent.
 cdef str NO_CGROUP = "no directory below the cgroup root has its id: removed, or outside"
@@ -93,6 +94,7 @@ cdef class KnownProcesses:
         drop(self.no_group)
         drop(self.no_line)
         numbers_free(&self.ended)
+        numbers_free(&self.ended_sizes)
         numbers_free(&self.group_ids)
         cbor_free(&self.scratch)
         cbor_free(&self.ancestors)
@@ -223,10 +225,22 @@ cdef class KnownProcesses:
             release(one)
 
     cdef int end(self, uint64_t key) except -1:
-        """It has ended: the one that did so longest ago is forgotten for it."""
+        """It has ended: those that did so longest ago are forgotten for it."""
+        cdef process *one = <process *>index_find(&self.known, key)
+        cdef uint64_t size = sizeof(process) + one.size if one != NULL else 0
+        cdef uint64_t most_bytes = <uint64_t>self.keep_ended * ENDED_BYTES
         cdef shared *unknown
-        self.push(&self.ended, key)
-        if <Py_ssize_t>self.ended.count > self.keep_ended:
+        self.push(&self.ended_sizes, size)
+        try:
+            self.push(&self.ended, key)
+        except MemoryError:
+            self.ended_sizes.count -= 1
+            raise
+        self.ended_bytes += size
+        while <Py_ssize_t>self.ended.count > self.keep_ended or (
+            self.ended_bytes > most_bytes and self.ended.count > 1
+        ):
+            self.ended_bytes -= numbers_pop(&self.ended_sizes)
             self.forget(numbers_pop(&self.ended))
             if not self.forgetful:
                 unknown = fragment(absent(NOT_KEPT))

@@ -139,6 +139,15 @@ cdef class RecordBatch:
         """Number of records by kind: sixteen counts, indexed by the kind's number."""
         return tuple([self.records.kinds[kind] for kind in range(abi.AEGIS_KINDS)])
 
+    def kind_bits(self):
+        """The kinds that occur: a bit for each, at its number."""
+        cdef unsigned int found = 0
+        cdef int kind
+        for kind in range(abi.AEGIS_KINDS):
+            if self.records.kinds[kind]:
+                found |= 1u << kind
+        return found
+
     def __repr__(self):
         return f"<RecordBatch of {self.records.count} records, {self.records.used} bytes>"
 

@@ -7,10 +7,10 @@ hold it to them. Nothing that is read is trusted: it may come from a disk.
 from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.bytes cimport PyBytes_FromStringAndSize
 from libc.stdint cimport int64_t, uint64_t
-from libc.string cimport memcpy, memmove, memset
+from libc.string cimport memcpy, memset
 
 from aegis._native.buffers cimport byte
-from aegis._native.cbor cimport cbor_free
+from aegis._native.cbor cimport cbor_buffer, cbor_free
 from aegis._native.cbor_reader cimport (
     ITEM_ARRAY,
     ITEM_UINT,
@@ -23,8 +23,9 @@ from aegis._native.cbor_reader cimport (
 from aegis._native.json_event cimport exit_keys, flow_keys, loss_keys, socket_keys, verdict_keys
 from aegis._native.json_owner cimport event_owner
 from aegis._native.json_sample cimport finding_keys, sample_keys
+from aegis._native.json_shared cimport shared_anew, shared_undo, sharing
 from aegis._native.json_values cimport BARE, WHOLE, head, too_long, value, work
-from aegis._native.json_writer cimport json_raw
+from aegis._native.json_writer cimport json_int, json_raw
 
 
 cdef extern from *:
@@ -81,6 +82,8 @@ cdef bint keys_of(work *w, uint64_t kind) noexcept nogil:
     if kind == SAMPLE:
         return sample_keys(w)
     if kind == FINDING:
+        if w.share != NULL:
+            w.share.off = True  # it has keys of any name
         return finding_keys(w)
     return socket_keys(w, kind == CONNECT, kind == LISTEN)
 
@@ -121,6 +124,9 @@ cdef bint object_of(work *w) noexcept nogil:
             fields = 0
         elif not keys_of(w, kind.number):
             return False
+    if w.share != NULL and w.share.named >= 0:
+        json_raw(&w.out, b',"shared":')
+        json_int(&w.out, False, w.share.named)
     json_raw(&w.out, b"}")
     if opening.number < fields + 2:
         return reader_fail(&w.r, "a record without all its fields", began)
@@ -128,22 +134,123 @@ cdef bint object_of(work *w) noexcept nogil:
 
 
 cdef bint shortened(work *w, size_t out_at, size_t in_at, size_t most_bytes) noexcept nogil:
-    """The record at `in_at` again, with as much of it as fits, at `out_at`; at least what it is stays."""
+    """The record at `in_at` again, with as much of it as fits, at `out_at`; at least what it is stays.
+
+    It names no object: what it shares with others had made it longer.
+    """
     cdef bint fine = True
+    cdef sharing *share = w.share
+    w.share = NULL
     w.extent = WHOLE
+    if share != NULL:
+        w.out.used = out_at
+        w.r.at = in_at
+        fine = object_of(w)
     while fine and w.out.used - out_at > most_bytes and w.extent < BARE:
         w.extent += 1
         w.out.used = out_at
         w.r.at = in_at
         fine = object_of(w)
     w.extent = WHOLE
+    w.share = share
     return fine
 
 
 cdef int raise_fault(work *w) except -1:
-    if w.out.no_memory:
+    if w.out.no_memory or w.r.fault == NULL:
         raise MemoryError
     raise RecordsMalformed(w.r.fault.decode(), w.r.fault_at)
+
+
+cdef bytes closed(const cbor_buffer *what, size_t size):
+    """The first bytes of what is written, and the end of the array; of nothing, nothing."""
+    cdef bytes made
+    cdef char *at
+    if size == 0:
+        return b""
+    made = PyBytes_FromStringAndSize(NULL, size + 1)
+    at = made
+    memcpy(at, what.data, size)
+    at[size] = c"]"
+    return made
+
+
+cdef bint next_object(work *w, size_t most_bytes) noexcept nogil:
+    """The next record behind what is written, a comma or bracket before it; shorter where it is too long."""
+    cdef sharing *s = w.share
+    cdef size_t began = w.r.at, before = w.out.used, shared = 0, length
+    cdef int count = 0
+    if s != NULL:
+        count = s.count
+        shared = s.out.used
+        s.named = -1
+    json_raw(&w.out, b"," if before else b"[")
+    if not object_of(w) or w.out.no_memory or (s != NULL and s.out.no_memory):
+        return False
+    length = w.out.used - before + 1
+    if s != NULL and s.count > count:
+        length += s.out.used - shared + 1
+    if length > most_bytes:
+        if s != NULL:
+            shared_undo(s, count, shared)
+        if not shortened(w, before + 1, began, max(most_bytes, <size_t>2) - 2) or w.out.no_memory:
+            return False
+    if s != NULL:
+        s.expanded += w.out.used - before - 1
+        if s.named >= 0:
+            s.expanded += s.fragments[s.named].expanded
+    return True
+
+
+cdef list arrays(records, work *w, Py_ssize_t most_items, size_t most_bytes, size_t most_expanded):
+    """(Index of the first, how many, the array) of each; with what its items share where that is wanted."""
+    cdef Py_buffer view
+    cdef sharing *s = w.share
+    cdef list found = []
+    cdef Py_ssize_t first = 0, count = 0
+    cdef size_t before, began, size, shared = 0
+    PyObject_GetBuffer(records, &view, PyBUF_SIMPLE)
+    try:
+        w.r.data = <const byte *>view.buf
+        w.r.size = view.len
+        while w.r.at < w.r.size:
+            began = w.r.at
+            before = w.out.used
+            if s != NULL:
+                shared = s.out.used
+            if not next_object(w, most_bytes):
+                raise_fault(w)
+            size = w.out.used + 1
+            if s != NULL and s.count:
+                size += s.out.used + 1
+            if count and (
+                count == most_items
+                or size > most_bytes
+                or (s != NULL and (s.expanded > most_expanded or (s.off and s.count)))
+            ):
+                found.append(told(w, first, count, before, shared))
+                w.r.at = began  # again: what it shared is of the array that is closed
+                w.out.used = 0
+                if s != NULL:
+                    shared_anew(s)
+                first += count
+                count = 0
+                continue
+            count += 1
+        if count:
+            found.append(told(w, first, count, w.out.used, 0 if s == NULL else s.out.used))
+        return found
+    finally:
+        PyBuffer_Release(&view)
+        cbor_free(&w.out)
+        if s != NULL:
+            cbor_free(&s.out)
+
+
+cdef tuple told(work *w, Py_ssize_t first, Py_ssize_t count, size_t size, size_t shared):
+    if w.share == NULL:
+        return first, count, closed(&w.out, size)
+    return first, count, closed(&w.out, size), closed(&w.share.out, shared)
 
 
 def to_json(records, int64_t base_ns, *, Py_ssize_t most_items=512, Py_ssize_t most_bytes=49152):
@@ -153,52 +260,38 @@ def to_json(records, int64_t base_ns, *, Py_ssize_t most_items=512, Py_ssize_t m
     is longer alone has null in the place of its long members, with the reason. Raises RecordsMalformed,
     and OverflowError for a base beyond 64 bits.
     """
-    cdef Py_buffer view
     cdef work w
-    cdef list found = []
-    cdef Py_ssize_t first = 0, count = 0
-    cdef size_t before, began
     if most_items < 1 or most_bytes < 1:
         raise ValueError("an array holds one item at least")
     memset(&w, 0, sizeof(work))
     w.base_ns = base_ns
-    PyObject_GetBuffer(records, &view, PyBUF_SIMPLE)
-    try:
-        w.r.data = <const byte *>view.buf
-        w.r.size = view.len
-        while w.r.at < w.r.size:
-            before = w.out.used
-            began = w.r.at
-            json_raw(&w.out, b"," if count else b"[")
-            if not object_of(&w) or w.out.no_memory:
-                raise_fault(&w)
-            if w.out.used - before + 1 > <size_t>most_bytes and (
-                not shortened(&w, before + 1, began, max(most_bytes - 2, 0)) or w.out.no_memory
-            ):
-                raise_fault(&w)
-            if count and (count == most_items or w.out.used + 1 > <size_t>most_bytes):
-                found.append((first, count, closed(&w, before)))
-                memmove(w.out.data + 1, w.out.data + before + 1, w.out.used - before - 1)
-                w.out.data[0] = c"["
-                w.out.used -= before
-                first += count
-                count = 0
-            count += 1
-        if count:
-            found.append((first, count, closed(&w, w.out.used)))
-        return found
-    finally:
-        PyBuffer_Release(&view)
-        cbor_free(&w.out)
+    return arrays(records, &w, most_items, most_bytes, 0)
 
 
-cdef bytes closed(work *w, size_t size):
-    """The first bytes of what is written, and the end of the array."""
-    cdef bytes made = PyBytes_FromStringAndSize(NULL, size + 1)
-    cdef char *at = made
-    memcpy(at, w.out.data, size)
-    at[size] = c"]"
-    return made
+def to_shared_json(
+    records,
+    int64_t base_ns,
+    *,
+    Py_ssize_t most_items=512,
+    Py_ssize_t most_bytes=49152,
+    Py_ssize_t most_expanded=1048576,
+):
+    """As `to_json`, and a fourth: the array of the objects that items name by their last member, `shared`.
+
+    Such an item, or object, has the members of the object at that place too; an object names one before it.
+    Empty bytes where nobody names any. Both arrays together have at most `most_bytes`, and more than one item
+    at most `most_expanded`, each counted with all that it names.
+    """
+    cdef work w
+    cdef sharing share
+    if most_items < 1 or most_bytes < 1 or most_expanded < 1:
+        raise ValueError("an array holds one item at least")
+    memset(&w, 0, sizeof(work))
+    memset(&share.out, 0, sizeof(cbor_buffer))
+    shared_anew(&share)
+    w.base_ns = base_ns
+    w.share = &share
+    return arrays(records, &w, most_items, most_bytes, most_expanded)
 
 
 def records_of(data):

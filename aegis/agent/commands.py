@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Protocol
 
 from aegis.agent.answers import module_item, policy_item, setting_item
+from aegis.agent.held_off import Interrupted
 from aegis.agent.link.unsaid import Reply
 from aegis.agent.module_orders import ModuleOrders, Order
 from aegis.errors import (
@@ -42,6 +43,8 @@ LINK = "websocket_communication"
 ORIGIN = "gateway"
 MOST_WAITING = 64  # orders that may be under way or wait for another of the same module
 MOST_REMEMBERED = 256  # answers, so that a repeated order is not done again
+STAGE = "link.orders"
+IDENTITY = "received = done + failed + refused + repeated + under_way"
 READINGS = (ListModules, GetModuleStatus, ListPolicies)
 _ORDERS: dict[type[Command], Order] = {
     StartModule: "start",
@@ -96,17 +99,18 @@ class Commands:
         self._clock = clock
         self._log = log
         self._locks: dict[str, asyncio.Lock] = {}
-        self._under_way: set[str] = set()
+        self._under_way: dict[str, Command] = {}
         self._answered: OrderedDict[str, Reply] = OrderedDict()
         self._waiting = 0
-        self.repeated = 0
+        self._counts = dict.fromkeys(("received", "done", "failed", "refused", "repeated"), 0)
 
     def take(self, received: Received) -> None:
         """Begin an order. A repeated one is answered as before, or by the one that is still under way."""
+        self._counts["received"] += 1
         identity = received.command_id
         before = self._answered.get(identity)
         if before is not None or identity in self._under_way:
-            self.repeated += 1
+            self._counts["repeated"] += 1
             if before is not None:
                 self._answer(before)
             return
@@ -118,15 +122,39 @@ class Commands:
             policy = orders.is_policy(command)
             self._judge(command)
         except AegisError as error:
+            self._counts["refused"] += 1
             self._refuse(
                 identity, error, policy=policy, remembered=False
             )  # it may come again when it is taken
             return
         self._log.info("order of the gateway", order=type(command).__name__, command_id=identity)
         if identity:
-            self._under_way.add(identity)
+            self._under_way[identity] = command
         self._waiting += 1
         self._group.create_task(self._carry_out(identity, command), name=f"order {identity}")
+
+    def terms(self) -> Mapping[str, Mapping[str, int]]:
+        """The terms of `IDENTITY`. `refused` ones were not begun."""
+        return {STAGE: self._counts | {"under_way": self._waiting}}
+
+    def under_way(self) -> list[Interrupted]:
+        """What would be left without an answer now. From any thread."""
+        return [
+            Interrupted(
+                command_id=identity,
+                module=getattr(command, "module_id", ""),
+                policy=orders.is_policy(command),
+            )
+            for identity, command in list(self._under_way.items())
+        ]
+
+    def answer(self, replies: Iterable[Reply]) -> None:
+        """Answer orders that another agent before this one had begun: they are not begun again."""
+        for reply in replies:
+            self._log.warning(
+                "order interrupted", command_id=reply.in_reply_to, code=reply.code, text=reply.text
+            )
+            self._reply(reply)
 
     def _judge(self, command: Command) -> None:
         """Raises the reason why this order is not carried out."""
@@ -149,12 +177,12 @@ class Commands:
     async def _carry_out(self, identity: str, command: Command) -> None:
         policy = orders.is_policy(command)
         lock = self._locks.setdefault(getattr(command, "module_id", ""), asyncio.Lock())
+        done = False
         try:
             async with lock:
                 code, text, state = await self._do(command)
-            reply = Reply(
-                in_reply_to=identity, ok=code == "", code=code, text=text, state=state, policy=policy
-            )
+            done = code == ""
+            reply = Reply(in_reply_to=identity, ok=done, code=code, text=text, state=state, policy=policy)
         except AegisError as error:
             self._refuse(identity, error, policy=policy)
             return
@@ -164,7 +192,8 @@ class Commands:
             return
         finally:
             self._waiting -= 1
-            self._under_way.discard(identity)
+            self._under_way.pop(identity, None)
+            self._counts["done" if done else "failed"] += 1
         self._log.info("order answered", command_id=identity, ok=reply.ok, text=reply.text)
         self._reply(reply)
 
@@ -177,11 +206,11 @@ class Commands:
             case GetModuleStatus(module_id=name):
                 status = self._modules.status(name)
                 options = [setting_item(one) for one in self._modules.options(name)]
-                return "", f"{name} is {status.state}", module_item(status) | {"options": options}
+                return "", _stands(status), module_item(status) | {"options": options}
             case ConfigureModule(module_id=name, settings=settings):
                 options = [setting_item(one) for one in await self._modules.configure(name, settings)]
                 status = self._modules.status(name)
-                return "", f"{name} is {status.state}", module_item(status) | {"options": options}
+                return "", _stands(status), module_item(status) | {"options": options}
             case ApplyPolicy():
                 applied = self._enforcer.apply(command.document, origin=ORIGIN)
                 return "", f"policy {applied.name} is in force", policy_item(applied)
@@ -213,8 +242,11 @@ class Commands:
         self._answer(reply)
 
 
+def _stands(status: ModuleStatus) -> str:
+    return f"{status.name} is {status.state}" + (f": {status.reason}" if status.reason else "")
+
+
 def _outcome(order: Order, status: ModuleStatus) -> tuple[str, str, Any]:
     """An order that was carried out and did not come to what it meant is no success."""
-    text = f"{status.name} is {status.state}" + (f": {status.reason}" if status.reason else "")
     failure = ModuleStartFailed if order in {"start", "enable"} else ModuleStopTimeout
-    return "" if status.state in _MEANT[order] else failure.code, text, module_item(status)
+    return "" if status.state in _MEANT[order] else failure.code, _stands(status), module_item(status)

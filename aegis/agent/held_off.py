@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import MutableMapping
+from collections.abc import MutableMapping, Sequence
 from typing import Final
 
 import msgspec
@@ -40,8 +40,22 @@ class Held(msgspec.Struct, frozen=True, kw_only=True):
         return min(max(0.0, self.hold_s - (now_ns - self.spun_ns) / 1e9), self.hold_s)
 
 
+class Interrupted(msgspec.Struct, frozen=True, kw_only=True):
+    """An order that was under way; `module` is empty where it is about none."""
+
+    command_id: str
+    module: str = ""
+    policy: bool = False
+
+
 class _File(msgspec.Struct, frozen=True, kw_only=True):
     modules: dict[str, Held] = {}
+
+
+class _Handed(_File, frozen=True, kw_only=True):
+    """What goes by the environment."""
+
+    orders: tuple[Interrupted, ...] = ()
 
 
 class HeldOff:
@@ -55,9 +69,11 @@ class HeldOff:
             found = _decoded(private_file.read(self._path, MAX_BYTES))
         except StorageError as error:
             self.problem = str(error)
-            found = {}
-        self._modules = {**found, **_decoded(self._environ.get(VARIABLE, "").encode())}
-        self.just = frozenset(_decoded(self._environ.pop(VARIABLE, "").encode()))  # why this start is one
+            found = _Handed()
+        handed = _decoded(self._environ.pop(VARIABLE, "").encode())
+        self._modules = found.modules | handed.modules
+        self.just = frozenset(handed.modules)  # why this start is one
+        self.interrupted = handed.orders
 
     def of(self, module: str) -> Held | None:
         return self._modules.get(module)
@@ -65,8 +81,11 @@ class HeldOff:
     def all(self) -> dict[str, Held]:
         return dict(self._modules)
 
-    def add(self, spin: Spin, now_ns: int) -> Held:
-        """Remember one more; its pause. Raises nothing: what the disk refuses goes by the environment."""
+    def add(self, spin: Spin, now_ns: int, orders: Sequence[Interrupted] = ()) -> Held:
+        """Remember one more; its pause. Raises nothing: what the disk refuses goes by the environment.
+
+        `orders` are for the next start alone, which answers them; of more than the environment holds the last are dropped.
+        """
         name = spin.module or AGENT
         before = self._modules.get(name)
         held = Held(
@@ -78,7 +97,11 @@ class HeldOff:
         )
         self._modules[name] = held
         self._write()
-        self._environ[VARIABLE] = msgspec.json.encode(_File(modules={name: held})).decode()
+        while (
+            len(text := msgspec.json.encode(_Handed(modules={name: held}, orders=tuple(orders)))) > MAX_BYTES
+        ):
+            orders = orders[: len(orders) // 2]
+        self._environ[VARIABLE] = text.decode()
         return held
 
     def forget(self, module: str) -> None:
@@ -94,9 +117,9 @@ class HeldOff:
             self.problem = str(error)
 
 
-def _decoded(content: bytes | None) -> dict[str, Held]:
+def _decoded(content: bytes | None) -> _Handed:
     """Nothing, where it cannot be read: then nothing is held off."""
     with contextlib.suppress(msgspec.DecodeError):
         if content:
-            return msgspec.json.decode(content, type=_File).modules
-    return {}
+            return msgspec.json.decode(content, type=_Handed)
+    return _Handed()

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import cast
 
 from aegis.agent.remembered import origin, remember
-from aegis.errors import ConfigError
+from aegis.errors import ConfigError, RestartNeeded
 from aegis.runtime import log as logging
 from aegis.runtime.config import Configuration, OptionTable, Setting, from_text
 from aegis.runtime.module import Health, Log
@@ -15,6 +15,8 @@ from aegis.runtime.settings import Settings, Value
 from aegis.runtime.supervisor import Supervisor
 
 ORIGIN = "modules config"
+MOST_CHANGES = 64  # of one order; no module has as many options
+SHOWN = 128  # characters of a path that is no option
 
 
 class Options:
@@ -64,14 +66,19 @@ class Options:
 
     async def override(self, supervisor: Supervisor, module: str, changes: Mapping[str, object]) -> None:
         """Give options of a module other values until the process ends. Raises ConfigError and changes nothing."""
+        if len(changes) > MOST_CHANGES:
+            text = f"{len(changes)} options at once; at most {MOST_CHANGES} may be given"
+            raise ConfigError(((f"modules.{module}", ORIGIN, text),))
         table = self._now.options
         problems: list[tuple[str, str, str]] = []
         taken: dict[str, Setting] = {}
+        late = 0  # of the problems: options of the agent that are taken at a start
         for name, value in changes.items():
             path = f"modules.{module}.{name}"
             option = table.by_path.get(path)
             if option is None:
-                problems.append((path, ORIGIN, table.unknown(path)))
+                problems.append((path[:SHOWN], ORIGIN, self._unknown(path, name)))
+                late += self._at_start(name) is not None
                 continue
             if name == "enabled":
                 problems.append((path, ORIGIN, "is set by modules enable and modules disable"))
@@ -84,10 +91,25 @@ class Options:
                 kept = tuple(plain) if isinstance(plain, list) else plain
                 taken[path] = Setting(path=path, value=cast("Value", kept), origin=ORIGIN)
         if problems:
-            raise ConfigError(tuple(problems))
+            raise (RestartNeeded if late == len(problems) else ConfigError)(tuple(problems))
         async with self._changing:
             self._overrides |= taken
             await self._take(supervisor, self._now.with_settings(taken))
+
+    def _unknown(self, path: str, name: str) -> str:
+        """What to say of an option that is none of the module's."""
+        other = self._at_start(name)
+        if other is not None:
+            return f"is {other}, an option of the whole agent that is taken at its start: no order changes it"
+        return self._now.options.unknown(path)
+
+    def _at_start(self, name: str) -> str | None:
+        """The option outside of all modules that somebody means by its path or the last part of it, and no order changes."""
+        table = self._now.options
+        for path in table.by_path:
+            if not path.startswith("modules.") and name in {path, path.partition(".")[2]}:
+                return None if _live(table, path) else path
+        return None
 
     async def reload(self, supervisor: Supervisor | None) -> None:
         """Read every source again (SIGHUP): take the whole if it is valid, else nothing."""

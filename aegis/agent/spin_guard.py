@@ -11,11 +11,12 @@ import asyncio
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from aegis.agent.entry import SIGNALS, STOP_SIGNALS
-from aegis.agent.held_off import AGENT, Held, HeldOff
+from aegis.agent.held_off import AGENT, Held, HeldOff, Interrupted
+from aegis.agent.link.unsaid import Reply
 from aegis.model.event import LossEvent
 from aegis.model.stamp import rfc3339
 from aegis.runtime.module import Clock, Health, History, Log
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from aegis.runtime.supervisor import Supervisor
 
 CONDITION = "module_spun"
+INTERRUPTED = "order_interrupted"
 STAGE = "agent"
 UNWATCHED = "milliseconds_unwatched"
 
@@ -63,6 +65,7 @@ class SpinGuard:
         self._log = log
         self._execute = execute
         self._watch: SpinWatch | None = None
+        self.orders: Callable[[], Sequence[Interrupted]] = tuple  # of a gateway, that are under way
         # Of this start: who is left out until its pause is over.
         self._out = {
             name: held
@@ -92,7 +95,7 @@ class SpinGuard:
         now_ns = self._clock.wall_ns()
         if not spin.module and (before := self.held_off.of(AGENT)) is not None and before.left_s(now_ns):
             return
-        held = self.held_off.add(spin, now_ns)
+        held = self.held_off.add(spin, now_ns, self.orders())
         self._log.error(
             "the agent starts again, because its loop does not turn",
             without=spin.module or None,
@@ -118,6 +121,27 @@ class SpinGuard:
             f"it held the agent's loop for {held.seconds:g} s at {held.where}, {_times(held)}; "
             f"held off until {rfc3339(until_ns)}"
         )
+
+    def interrupted(self) -> list[Reply]:
+        """Answers to the orders that were under way when the agent before this one was ended."""
+        found = []
+        for name in sorted(self.held_off.just):
+            held = self.held_off.of(name)
+            assert held is not None
+            for order in self.held_off.interrupted:
+                own = order.module == name
+                who = "no module's code" if name == AGENT else name
+                began = rfc3339(held.spun_ns - round(held.seconds * 1e9))
+                text = f"{who} held the agent's loop for {held.seconds:g} s from {began} on, at {held.where}"
+                if own:
+                    text += f"; the agent started again without it, and holds it off for {held.hold_s:g} s"
+                else:
+                    text += "; the agent started again while this was under way, and does not know what came of it"
+                code = CONDITION if own else INTERRUPTED
+                found.append(
+                    Reply(in_reply_to=order.command_id, ok=False, code=code, text=text, policy=order.policy)
+                )
+        return found
 
     def released(self, module: str) -> None:
         """An operator orders it to start."""

@@ -6,7 +6,7 @@ Light to import: the libraries of a link are loaded when one is kept for the fir
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -19,7 +19,7 @@ from aegis.runtime.module import Clock, Health, Log, Settings
 if TYPE_CHECKING:
     from aegis.agent.link.choice import Choice
     from aegis.agent.outbox.outbox import Outbox
-    from aegis.protocol.agent_happenings import Order
+    from aegis.protocol.agent_happenings import AgentHappening, Order
 
 NO_GATEWAY = Absent("no gateway is configured")
 NO_KEY = Absent("the agent has no key: no gateway is configured")
@@ -59,6 +59,9 @@ class Uplink:
         self.outbox: Outbox | None = None  # where there is a gateway that may be spoken to
         self.unsaid = Unsaid()
         self.on_order: Callable[[Order], None] = lambda _order: None
+        self.count: Callable[[Sequence[AgentHappening]], None] = lambda _frame: (
+            None
+        )  # what came of each frame
         self.wake: Callable[[], None] = lambda: None  # of the connection there is
         self.ending = "websocket_communication was stopped"  # the reason a gateway is told
         self._uid: str | None = None

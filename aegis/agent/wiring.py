@@ -62,6 +62,14 @@ def agent_id(settings: Settings) -> str:
     return re.sub(r"[^A-Za-z0-9_-]", "-", name)[:64] or "host"
 
 
+def give_back() -> None:
+    """Hand the heap's free pages back to the host. About 1 ms behind a long backlog, a fifth of that else.
+
+    By itself the heap keeps what a backlog took, and touches more and more of its free pages.
+    """
+    lib.malloc_trim(0)
+
+
 class Agent:
     """One agent. Construction does no I/O; `running` begins everything and ends it."""
 
@@ -142,7 +150,7 @@ class Agent:
             self.spins.begin()
             stack.callback(group.create_task(self.spins.keep(self.supervisor)).cancel)
             gc.collect()
-            lib.malloc_trim(0)  # parsing the kernel's types left several megabytes free in the heap
+            give_back()  # parsing the kernel's types left several megabytes free in the heap
             gc.freeze()
             gc.enable()
             self.log.info(
@@ -269,7 +277,8 @@ class Agent:
         from aegis.agent.module_orders import ModuleOrders
 
         self.module_orders = ModuleOrders(self.supervisor, self.options)
-        link.obey(self.module_orders, self.kernel.enforcer, group)
+        link.obey(self.module_orders, self.kernel.enforcer, group, self.spins.interrupted())
+        self.spins.orders = link.under_way
 
     async def _stop_modules(self, link: LinkRoom, left_s: Callable[[], float]) -> None:
         """The module that keeps the link stops last, when what the others said has had a moment to arrive."""
@@ -373,7 +382,11 @@ class Agent:
             }
             if self.clock.monotonic_ns() - looked_ns >= LOOK_NS:
                 looked_ns = self.clock.monotonic_ns()
-                steps |= {"hooks": self.kernel.hooks.look, "missed runs": self._take_missed}
+                steps |= {
+                    "hooks": self.kernel.hooks.look,
+                    "missed runs": self._take_missed,
+                    "memory": give_back,
+                }
             self._guarded(steps)
 
     def _guarded(self, steps: Mapping[str, Callable[[], None]]) -> None:

@@ -49,8 +49,11 @@ _EXIT_BY_CODE = {
     "policy_unsigned": EXIT_REFUSED,
     "would_cut_control": EXIT_REFUSED,
     "policy_invalid": EXIT_CHECK_FAILED,
+    "policy_exists_local": EXIT_REFUSED,
+    "policy_exists_gateway": EXIT_REFUSED,
     "policy_unenforceable": EXIT_CHECK_FAILED,
     "config_invalid": EXIT_CHECK_FAILED,
+    "restart_needed": EXIT_CHECK_FAILED,
 }
 
 

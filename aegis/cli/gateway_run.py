@@ -68,6 +68,13 @@ class _Address(click.ParamType):  # type: ignore[type-arg]
     "--allow-v1", is_flag=True, help="Let agents in that speak protocol v1, and register over HTTP."
 )
 @click.option("--any-user-agent", is_flag=True, help="Take v1 agents that call themselves something else.")
+@click.option(
+    "--most-agents",
+    type=click.IntRange(min=1),
+    default=None,
+    metavar="N",
+    help="Register no agent that is new once there are N.  [default: 100000]",
+)
 @click.option("--tls-cert", type=click.Path(dir_okay=False), default=None, help="Certificate chain, PEM.")
 @click.option("--tls-key", type=click.Path(dir_okay=False), default=None, help="Its key, PEM.")
 @click.option("--insecure", is_flag=True, help="Let the Actions API answer on a network without TLS.")

@@ -7,7 +7,7 @@ for the others; what goes is the transport's buffer, watched and bounded. An idl
 from __future__ import annotations
 
 import asyncio
-import socket
+from collections.abc import Iterable
 from typing import Any, Final, Protocol, cast
 
 from websockets.frames import Frame, Opcode
@@ -15,6 +15,7 @@ from websockets.http11 import Request, Response
 from websockets.protocol import State
 from websockets.server import ServerProtocol
 
+from aegis.gateway import opening
 from aegis.gateway.limits import Limits
 
 # Handled before the others get their turn; SLICE_BYTES has a few messages of the size of a heartbeat.
@@ -56,7 +57,9 @@ class Owner(Protocol):
 
     def arrived(self, connection: Connection) -> bool: ...
 
-    def request(self, connection: Connection, request: Request) -> Response | Receiver: ...
+    def request(
+        self, connection: Connection, method: str, target: str, headers: Iterable[tuple[str, str]]
+    ) -> Response | Receiver: ...
 
     def left(self, connection: Connection) -> None: ...
 
@@ -121,7 +124,7 @@ class Connection(asyncio.Protocol):
         self._paused = 0
         self._finished = False  # nothing goes out any more, and what comes is not looked at
         self._transport: asyncio.Transport | None = None
-        self._protocol = ServerProtocol(max_size=owner.limits.frame_bytes)
+        self._protocol: ServerProtocol | None = None  # from the first byte on
 
     # What the loop calls
 
@@ -134,14 +137,18 @@ class Connection(asyncio.Protocol):
             self._transport = None
             transport.abort()
             return
-        _watch(transport, self._owner.limits)
 
     def data_received(self, data: bytes) -> None:
         if self._transport is None or self._finished:
             return
         self.heard_ns = self._owner.now_ns()
-        if self._receiver is None and not self._take_header(data):
-            return
+        if self._receiver is None:
+            if not self._take_header(data):
+                return
+            if self._protocol is None:
+                if self._opened_at_once(data):
+                    return
+                self._protocol = ServerProtocol(max_size=self._owner.limits.frame_bytes)
         if len(data) > SLICE_BYTES:
             self._left, self._left_at = data, 0
             self._slice()
@@ -149,9 +156,13 @@ class Connection(asyncio.Protocol):
             self._feed(data)
 
     def eof_received(self) -> bool:
-        if self._transport is not None and self._left is None:
-            self._protocol.receive_eof()
-            self._write_out()
+        if self._transport is None or self._left is not None:
+            return False
+        if self._protocol is None:
+            self._finish(self._transport)
+            return False
+        self._protocol.receive_eof()
+        self._write_out()
         return False
 
     def connection_lost(self, error: Exception | None) -> None:
@@ -169,7 +180,8 @@ class Connection(asyncio.Protocol):
     @property
     def is_open(self) -> bool:
         """Whether something sent now may still arrive."""
-        return self._transport is not None and self._protocol.state is State.OPEN
+        protocol = self._protocol
+        return self._transport is not None and protocol is not None and protocol.state is State.OPEN
 
     @property
     def is_ending(self) -> bool:
@@ -189,13 +201,15 @@ class Connection(asyncio.Protocol):
     def authenticated_now(self) -> None:
         """Larger messages may come from here on."""
         self.authenticated = True
+        assert self._protocol is not None
         self._protocol.max_message_size = self._owner.limits.frame_bytes_after
 
     def send(self, text: str) -> None:
         """Write a text message. One that does not read is cut once too much waits for it."""
-        if not self.is_open:
+        protocol = self._protocol
+        if protocol is None or not self.is_open:
             return
-        self._protocol.send_text(text.encode())
+        protocol.send_text(text.encode())
         self._write_out()
         self._cut_if_slow()
 
@@ -208,7 +222,7 @@ class Connection(asyncio.Protocol):
             self.abort()
 
     def ping(self) -> None:
-        if self.is_open:
+        if self._protocol is not None and self.is_open:
             self.pinged_ns = self._owner.now_ns()
             self._protocol.send_ping(b"aegis")
             self._write_out()
@@ -217,7 +231,7 @@ class Connection(asyncio.Protocol):
         """Say goodbye; what does not answer in time is cut."""
         if self._transport is None:
             return
-        if self._protocol.state is State.OPEN:
+        if self._protocol is not None and self._protocol.state is State.OPEN:
             self._protocol.send_close(code, reason[:120])
             self._write_out()
         self._expect_end()
@@ -314,12 +328,13 @@ class Connection(asyncio.Protocol):
     def _feed(self, data: bytes) -> int:
         """The number of frames that were in it."""
         protocol = self._protocol
+        assert protocol is not None
         try:
             protocol.receive_data(data)
         except EOFError:
             return 0
         events = protocol.events_received()
-        if self._receiver is None and not self._upgrade(events):
+        if self._receiver is None and not self._upgrade(protocol, events):
             return 0
         for event in events:
             if isinstance(event, Frame):
@@ -328,8 +343,25 @@ class Connection(asyncio.Protocol):
         self._cut_if_slow()
         return len(events)
 
-    def _upgrade(self, events: list[Any]) -> bool:
-        protocol = self._protocol
+    def _opened_at_once(self, data: bytes) -> bool:
+        """Whether it was a request as most are; it is answered then."""
+        asked = opening.read(data)
+        if asked is None:
+            return False
+        answer = self._owner.request(self, "GET", asked.target, asked.headers)
+        if isinstance(answer, Response):
+            self._protocol = ServerProtocol(max_size=self._owner.limits.frame_bytes)
+            self._protocol.send_response(answer)
+            self._write_out()
+            return True
+        self._protocol = ServerProtocol(max_size=self._owner.limits.frame_bytes, state=State.OPEN)
+        self._receiver = answer
+        if self._transport is not None:
+            self._transport.write(opening.answer(asked))
+        self._owner.soon(self, self._owner.now_ns())
+        return True
+
+    def _upgrade(self, protocol: ServerProtocol, events: list[Any]) -> bool:
         if protocol.handshake_exc is not None and not protocol.writes[:1]:
             self._last_words(_BAD_REQUEST)
             return False
@@ -343,7 +375,7 @@ class Connection(asyncio.Protocol):
         if events or protocol.reader.buffer or protocol.writes:
             self._last_words(_BAD_REQUEST)  # who speaks before it was answered does not speak WebSocket
             return False
-        answer = self._owner.request(self, request)
+        answer = self._owner.request(self, request.method, request.path, request.headers.raw_items())
         if isinstance(answer, Response):
             protocol.send_response(answer)
             self._write_out()
@@ -399,22 +431,22 @@ class Connection(asyncio.Protocol):
             self._owner.failed(self, error)
 
     def _fail(self, code: int, reason: str) -> None:
-        if self._transport is not None and not self._protocol.eof_sent:
+        if self._transport is not None and self._protocol is not None and not self._protocol.eof_sent:
             self._protocol.fail(code, reason)
             self._write_out()
 
     def _write_out(self) -> None:
-        transport = self._transport
-        if transport is None:
+        transport, protocol = self._transport, self._protocol
+        if transport is None or protocol is None:
             return
-        for data in self._protocol.data_to_send():
+        for data in protocol.data_to_send():
             if data:
                 self.written_bytes += len(data)
                 transport.write(data)
             else:
                 self._finish(transport)
                 return
-        if self._protocol.parser_exc is not None:
+        if protocol.parser_exc is not None:
             self._expect_end()
 
     def _last_words(self, data: bytes) -> None:
@@ -448,20 +480,3 @@ class Connection(asyncio.Protocol):
             self._transport.pause_reading()
         else:
             self._transport.resume_reading()
-
-
-def _watch(transport: asyncio.Transport, limits: Limits) -> None:
-    """The kernel tells of a peer that is gone without a word, also one that is not ours and gets no pings."""
-    endpoint = transport.get_extra_info("socket")
-    if endpoint is None or endpoint.family not in {socket.AF_INET, socket.AF_INET6}:
-        return
-    options = (
-        (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
-        (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 5),
-        (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 3),
-        (socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 3),
-        (socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(limits.kernel_s * 1000)),
-        (socket.IPPROTO_TCP, socket.TCP_NODELAY, 1),
-    )
-    for level, name, value in options:
-        endpoint.setsockopt(level, name, value)

@@ -188,6 +188,15 @@ class Hub:
         """`Query.after` for a follower that wants what comes from now on."""
         return await self._store.place()
 
+    async def more(self, query: Query, within_s: float) -> None:
+        """Wait until a follower's query may find something; so long at most, and not at all once the end has begun."""
+        await self._store.more(query, within_s)
+
+    def stop_waiting(self) -> None:
+        """The end has begun: nobody waits any longer."""
+        self._store.stop_waiting()
+        self._orders.stop_waiting()
+
     # Health
 
     def readiness(self) -> Readiness:

@@ -64,6 +64,7 @@ class Ingest:
             items=what.items,
             received_ns=received_ns,
             losses=what.losses,
+            shared=what.shared,
         )
         size = len(batch.items)
         self._waiting.append(Waiting(session, batch, size))

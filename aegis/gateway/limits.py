@@ -42,6 +42,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     http_registrations_of_address_burst: int = 500
     agents: int = 100_000  # that may be registered; of more, none that is new
     pending_registration_s: float = 60.0
+    session_s: int = 86_400  # an authentication holds; then the agent connects anew
     close_s: float = 1.0  # for a close frame to be answered
     lame_duck_s: float = 1.5  # over which a shutdown spreads its closes
 

@@ -31,7 +31,15 @@ class GatewayOptions(msgspec.Struct, frozen=True, kw_only=True):
     tls_cert: str | None = None
     tls_key: str | None = None
     advertise: str | None = None
+    most_agents: int | None = None
     limits: Limits = DEFAULT
+
+    @property
+    def caps(self) -> Limits:
+        """`limits`, with what was given beside them."""
+        if self.most_agents is None:
+            return self.limits
+        return msgspec.structs.replace(self.limits, agents=self.most_agents)
 
 
 def check(options: GatewayOptions) -> ssl.SSLContext | None:

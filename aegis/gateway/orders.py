@@ -18,8 +18,10 @@ from aegis.errors import AgentUnknown
 from aegis.gateway.agents import Agent, AgentTable
 from aegis.gateway.limits import Limits
 from aegis.gateway.lookups import Lookups
+from aegis.gateway.message import Message
 from aegis.gateway.metrics import Metrics
 from aegis.gateway.outcomes import Outcomes
+from aegis.gateway.queues import Queues
 from aegis.gateway.store.base import MessageChange, MessageRow, Store
 from aegis.gateway.views import Order, Sent, SentStatus
 from aegis.protocol import gateway_happenings
@@ -32,27 +34,7 @@ _POLL_S: Final = 0.01
 _QUIET_S: Final = 1.0  # no agent takes anything between the frames of its handshake; ours say when it is over
 _REMEMBERED_NS: Final = 600 * SECOND  # how long an answer finds its order here; later, in the store
 _MOST_REMEMBERED: Final = 50_000
-_NEVER: Final = 1 << 63
 _encode = msgspec.json.Encoder().encode
-
-
-class _Message:
-    """One order on its way."""
-
-    __slots__ = ("answer", "asked_ns", "is_answered", "row", "sealed", "waiter")
-
-    def __init__(self, row: MessageRow, text: bytes) -> None:
-        self.row = row
-        self.sealed = text  # what is sealed: the same bytes for every agent of a broadcast
-        self.waiter: asyncio.Future[Any] | None = None
-        self.answer: Any = None
-        self.is_answered = False  # the answer came; the row says so once it is stored
-        self.asked_ns = 0  # monotonic
-
-    @property
-    def is_under_way(self) -> bool:
-        """Whether the kernel may not have it yet."""
-        return self.row.status == "queued" and not self.is_answered
 
 
 class _Flush:
@@ -61,7 +43,7 @@ class _Flush:
     __slots__ = ("end", "messages", "taken")
 
     def __init__(self, at: int) -> None:
-        self.messages: deque[tuple[int, _Message]] = deque()
+        self.messages: deque[tuple[int, Message]] = deque()
         self.taken = self.end = at
 
 
@@ -76,32 +58,32 @@ class Orders:
         self._clock = clock
         self._limits = limits
         self._metrics = metrics
-        self._queues: dict[str, deque[_Message]] = {}
-        self._queued = 0
-        self._earliest_ns = _NEVER  # that one of the queues expires
+        self._queues = Queues(agents, self._over)
         self._coming: Counter[str] = Counter()  # by uid, what is being kept by the store
         self._coming_in_all = 0
         self._flushing: dict[Any, _Flush] = {}  # session to what the kernel has not taken
-        self._asked: dict[tuple[str, str], _Message] = {}  # uid and command to what may be answered
+        self._asked: dict[tuple[str, str], Message] = {}  # uid and command to what may be answered
         self._outcomes = Outcomes(store, metrics)
         self._lookups = Lookups(store, agents, metrics, self._keep_answer)
         self._polling: asyncio.Task[None] | None = None
+        self._waited: set[Message] = set()  # for whose answer somebody waits
+        self._stopping = False
 
     async def load(self) -> None:
         """Orders of an earlier process that no agent got yet."""
         for row in await self._store.waiting():
             agent = self._agents.get(row.uid)
             if agent is not None:
-                self._queue(agent, _Message(row, push_text(msgspec.Raw(row.body.encode()))))
+                self._queues.append(agent, Message(row, push_text(msgspec.Raw(row.body.encode()))))
 
     # What the hub calls
 
     async def send(self, orders: Sequence[Order], wait_s: float) -> list[Sent]:
         """One result an order. Raises StorageError, and then none was sent."""
         now_ns = self._clock.wall_ns()
-        results: list[Sent | _Message] = []
+        results: list[Sent | Message] = []
         texts: dict[int, tuple[str, bytes]] = {}
-        made: list[_Message] = []
+        made: list[Message] = []
         try:
             for order in orders:
                 agent = self._agents.get(order.uid)
@@ -130,7 +112,7 @@ class Orders:
                 each.waiter = loop.create_future()
             agent = self._agents.of_uid(each.row.uid)
             if each.row.uid in self._queues or not self._write(agent, each):
-                self._queue(agent, each)
+                self._queues.append(agent, each)
                 if agent.session is not None:
                     self._deliver(agent.session)
             if agent.session in self._flushing:
@@ -138,12 +120,26 @@ class Orders:
         if written:
             await self._flushed(written)
         if wait_s > 0 and made:
-            try:
+            await self._wait(made, wait_s)
+        waited = wait_s > 0 and not self._stopping
+        return [each if isinstance(each, Sent) else each.result(waited=waited) for each in results]
+
+    async def _wait(self, made: list[Message], wait_s: float) -> None:
+        """Until each is answered or given up, the time is over, or the gateway ends."""
+        try:
+            if not self._stopping:
+                self._waited.update(made)
                 await asyncio.wait([each.waiter for each in made if each.waiter is not None], timeout=wait_s)
-            finally:
-                for each in made:
-                    each.waiter = None
-        return [each if isinstance(each, Sent) else _result(each, waited=wait_s > 0) for each in results]
+        finally:
+            for each in made:
+                each.waiter = None
+            self._waited.difference_update(made)
+
+    def stop_waiting(self) -> None:
+        """The end has begun: who waits is told what is known by now, and nobody waits any more."""
+        self._stopping = True
+        for each in self._waited:
+            each.wake()
 
     def _refusal(self, order: Order, agent: Agent | None) -> str | None:
         """Why an order is not even kept."""
@@ -152,12 +148,12 @@ class Orders:
         waiting = agent.queued + self._coming[order.uid]
         if waiting >= self._limits.queued_of_agent:
             return f"{waiting} orders wait for this agent already"
-        if self._queued + self._coming_in_all < self._limits.queued:
+        if self._queues.count + self._coming_in_all < self._limits.queued:
             return None
         is_direct = not agent.queued and agent.session is not None and agent.session.is_reachable
         return None if is_direct else "too many orders wait for agents that are away"
 
-    def _made(self, order: Order, now_ns: int, texts: dict[int, tuple[str, bytes]]) -> _Message:
+    def _made(self, order: Order, now_ns: int, texts: dict[int, tuple[str, bytes]]) -> Message:
         identity = f"msg_{secrets.token_hex(12)}"
         message = order.message
         command = message.get("command_id")
@@ -184,7 +180,7 @@ class Orders:
             created_ns=now_ns,
             expires_ns=now_ns + ttl_s * SECOND,
         )
-        return _Message(row, text)
+        return Message(row, text)
 
     # What sessions call
 
@@ -201,11 +197,7 @@ class Orders:
         flush = self._flushing.pop(session, None)
         unsent = [] if flush is None else [each for _, each in flush.messages if not each.is_answered]
         if unsent and session.agent is not None:
-            queue = self._queues.setdefault(session.agent.row.uid, deque())
-            queue.extendleft(reversed(unsent))
-            self._queued += len(unsent)
-            self._earliest_ns = min(self._earliest_ns, *(each.row.expires_ns for each in unsent))
-            session.agent.queued = len(queue)
+            self._queues.put_back(session.agent, unsent)
             if session.agent.session is not None and session.agent.session is not session:
                 self.reachable(session.agent.session)
 
@@ -228,12 +220,7 @@ class Orders:
     def expire(self) -> None:
         """Give up what waited longer than it may for its agent to come; forget what was asked long ago."""
         now_ns = self._clock.wall_ns()
-        if self._earliest_ns <= now_ns:
-            for uid, queue in list(self._queues.items()):
-                if any(each.row.expires_ns <= now_ns for each in queue):
-                    self._take_queue(uid, [each for each in queue if not self._is_over(each, now_ns)])
-            left = [each.row.expires_ns for queue in self._queues.values() for each in queue]
-            self._earliest_ns = min(left, default=_NEVER)
+        self._queues.expire(now_ns)
         before_ns = self._clock.monotonic_ns() - _REMEMBERED_NS
         over = []
         for key, each in self._asked.items():  # in the order of their asking
@@ -246,7 +233,7 @@ class Orders:
 
     # Inside
 
-    def _write(self, agent: Agent, message: _Message) -> bool:
+    def _write(self, agent: Agent, message: Message) -> bool:
         """Seal it and hand it to the transport; False where the agent is away."""
         session = agent.session
         if session is None or not session.is_reachable or not self._is_settled(session):
@@ -281,49 +268,15 @@ class Orders:
         agent = session.agent
         if agent is None or agent.session is not session or not session.is_reachable:
             return
-        queue = self._queues.get(agent.row.uid)
-        if not queue:
-            return
-        now_ns = self._clock.wall_ns()
-        while queue:
-            each = queue.popleft()
-            self._queued -= 1
-            if not self._is_over(each, now_ns) and not self._write(agent, each):
-                queue.appendleft(each)
-                self._queued += 1
-                break
-        if not queue and self._queues.get(agent.row.uid) is queue:
-            del self._queues[agent.row.uid]
-        agent.queued = len(queue)
+        self._queues.give(agent, self._clock.wall_ns(), lambda each: self._write(agent, each))
 
-    def _is_over(self, message: _Message, now_ns: int) -> bool:
-        row = message.row
-        if row.expires_ns > now_ns:
-            return False
+    def _over(self, message: Message) -> None:
+        """Its agent did not come in time."""
         error = "the agent did not come back in time"
-        message.row = msgspec.structs.replace(row, status="expired", error=error)
-        self._outcomes.add(MessageChange(id=row.id, status="expired", error=error))
+        message.row = msgspec.structs.replace(message.row, status="expired", error=error)
+        self._outcomes.add(MessageChange(id=message.row.id, status="expired", error=error))
         self._metrics.count("order_expired")
-        _wake(message)
-        return True
-
-    def _queue(self, agent: Agent, message: _Message) -> None:
-        queue = self._queues.setdefault(agent.row.uid, deque())
-        queue.append(message)
-        self._queued += 1
-        self._earliest_ns = min(self._earliest_ns, message.row.expires_ns)
-        agent.queued = len(queue)
-
-    def _take_queue(self, uid: str, left: list[_Message]) -> None:
-        """Replace what waits for an agent."""
-        self._queued += len(left) - len(self._queues.get(uid, ()))
-        if left:
-            self._queues[uid] = deque(left)
-        else:
-            self._queues.pop(uid, None)
-        agent = self._agents.get(uid)
-        if agent is not None:
-            agent.queued = len(left)
+        message.wake()
 
     async def _poll(self) -> None:
         """Until the kernel has everything: mark what it has as sent, and write what waited for room."""
@@ -353,14 +306,14 @@ class Orders:
             if session.agent is not None and session.agent.queued:
                 self._deliver(session)
 
-    def _sent(self, message: _Message, now_ns: int) -> None:
+    def _sent(self, message: Message, now_ns: int) -> None:
         """The kernel has it; from here on it is remembered by its name only."""
         if not message.is_answered:
             self._outcomes.add(MessageChange(id=message.row.id, status="sent", sent_ns=now_ns))
             message.row = msgspec.structs.replace(message.row, status="sent", sent_ns=now_ns, body="")
         message.sealed = b""
 
-    async def _flushed(self, written: list[_Message]) -> None:
+    async def _flushed(self, written: list[Message]) -> None:
         """Until the kernel has these; another agent that does not read delays nobody but who wrote to it."""
         places = {each: each.connection.written_bytes for each in self._flushing}
         await asyncio.sleep(0)
@@ -370,7 +323,7 @@ class Orders:
         while any(each.is_under_way for each in written) and self._clock.monotonic_ns() < until:  # noqa: ASYNC110
             await asyncio.sleep(_POLL_S)
 
-    def _keep_answer(self, identity: str, content: bytes, message: _Message | None = None) -> None:
+    def _keep_answer(self, identity: str, content: bytes, message: Message | None = None) -> None:
         now_ns = self._clock.wall_ns()
         change = MessageChange(
             id=identity, status="answered", sent_ns=now_ns, answered_ns=now_ns, answer=content.decode()
@@ -383,25 +336,6 @@ class Orders:
             if message.waiter is not None:
                 message.answer = msgspec.json.decode(content)
             message.row = msgspec.structs.replace(message.row, status="answered", answered_ns=now_ns)
-            _wake(message)
+            message.wake()
 
         self._outcomes.add(change, stored)
-
-
-def _wake(message: _Message) -> None:
-    if message.waiter is not None and not message.waiter.done():
-        message.waiter.set_result(None)
-
-
-def _result(message: _Message, *, waited: bool) -> Sent:
-    row = message.row
-    known = "sent" if message.is_answered and row.status == "queued" else row.status
-    sent = SentStatus.TIMEOUT if waited else SentStatus.SENT
-    status = {"answered": SentStatus.ANSWERED, "sent": sent, "queued": SentStatus.QUEUED}.get(known)
-    return Sent(
-        message_id=row.id,
-        agent_uid=row.uid,
-        status=status or SentStatus.FAILED,
-        error=row.error or None,
-        answer=message.answer,
-    )

@@ -15,6 +15,7 @@ from aegis.gateway.agents import Agent, AgentTable
 from aegis.gateway.connection import Connection
 from aegis.gateway.ingest import Ingest
 from aegis.gateway.metrics import Metrics
+from aegis.gateway.nonces import Nonces
 from aegis.gateway.registration import Enrolment
 from aegis.gateway.websocket import TRY_LATER
 from aegis.model.block import BlockClass
@@ -70,6 +71,7 @@ class Hall:
         ingest: Ingest,
         metrics: Metrics,
         replay: ReplayCache,
+        nonces: Nonces,
         registrations: Registrations,
         limits: GatewayLimits,
         ping_s: float,
@@ -82,6 +84,7 @@ class Hall:
         self.ingest = ingest
         self.metrics = metrics
         self.replay = replay
+        self.nonces = nonces
         self.registrations = registrations
         self.limits = limits
         self.ping_ns = int(ping_s * SECOND)
@@ -127,6 +130,7 @@ class Session:
         "began_ns",
         "connection",
         "expires_s",
+        "held",
         "held_bytes",
         "key",
         "settled",
@@ -139,6 +143,7 @@ class Session:
         self.agent: Agent | None = None
         self.expires_s = 0
         self.held_bytes = 0  # of batches that wait for the store
+        self.held = False  # nothing more is read of it until some of them are stored
         self._core = GatewaySession(
             hall.keys,
             upgrade,
@@ -222,10 +227,8 @@ class Session:
 
     def stored(self, count: int) -> None:
         """Bytes that waited for the store do no longer."""
-        before = self.held_bytes
         self.held_bytes -= count
-        if self._hall.ingest.too_much(before) and not self._hall.ingest.too_much(self.held_bytes):
-            self.connection.hold_reading(on=False)
+        self._weigh()
 
     def not_stored(self) -> None:
         """What it sent could not be kept: it sends it again on its next connection."""
@@ -270,6 +273,12 @@ class Session:
 
     def _authenticated(self, what: Authenticated) -> None:
         hall = self._hall
+        try:
+            hall.nonces.keep(what.used)
+        except StorageError:
+            hall.metrics.count("nonce_not_kept")
+            self.not_stored()
+            return
         agent = hall.agents.of_key(what.key)
         now_ns, wall_s = hall.clock.monotonic_ns(), hall.wall_s()
         self._core.accept(
@@ -339,10 +348,15 @@ class Session:
         except StorageError:
             self.not_stored()
             return
-        before = self.held_bytes
         self.held_bytes += size
-        if ingest.too_much(self.held_bytes) and not ingest.too_much(before):
-            self.connection.hold_reading(on=True)
+        self._weigh()
+
+    def _weigh(self) -> None:
+        """Looked at whenever its own bytes change. One that is held has some that wait, so it is let go again."""
+        held = self._hall.ingest.too_much(self.held_bytes)
+        if held != self.held:
+            self.held = held
+            self.connection.hold_reading(on=held)
 
     def _send(self) -> None:
         for frame in self._core.outgoing():

@@ -9,14 +9,12 @@ from aegis.errors import AegisError
 from aegis.gateway.agents import AgentTable
 from aegis.gateway.ingest import Ingest
 from aegis.gateway.metrics import Metrics
+from aegis.gateway.nonces import Nonces
 from aegis.gateway.orders import Orders
 from aegis.gateway.store.base import MESSAGE_AGE_NS, RETENTION, Keep, Store
-from aegis.protocol import v1
-from aegis.protocol.replay import ReplayCache
 from aegis.runtime.clock import SystemClock
 from aegis.runtime.log import logger
 
-SECOND: Final = 1_000_000_000
 NONCES_S: Final = 1.0
 SEEN_S: Final = 15.0
 PRUNE_S: Final = 30.0
@@ -34,7 +32,7 @@ class Upkeep:
         agents: AgentTable,
         orders: Orders,
         ingest: Ingest,
-        replay: ReplayCache,
+        nonces: Nonces,
         metrics: Metrics,
         clock: SystemClock,
         retention: dict[str, Keep] = RETENTION,
@@ -43,21 +41,11 @@ class Upkeep:
         self._agents = agents
         self._orders = orders
         self._ingest = ingest
-        self._replay = replay
+        self._nonces = nonces
         self._metrics = metrics
         self._clock = clock
         self._retention = retention
-        self._kept: set[bytes] = set()
         self._log = logger(part="upkeep")
-
-    async def load(self) -> None:
-        """Nonces of an earlier process, so that a captured authentication is not taken after a restart."""
-        wall_s, now_ns = self._clock.wall_ns() // SECOND, self._clock.monotonic_ns()
-        held = await self._store.nonces()
-        self._replay.load(
-            ((digest, (wall_s - (forget_s - v1.REPLAY_S)) * SECOND) for digest, forget_s in held), now_ns
-        )
-        self._kept = {digest for digest, _ in held}
 
     async def run(self) -> None:
         beat = 0
@@ -65,7 +53,7 @@ class Upkeep:
             await self._clock.sleep(NONCES_S)
             beat += 1
             await self._ingest.probe()
-            await self._try(self._save_nonces)
+            await self._try(self._nonces.save)
             self._orders.expire()
             if beat % int(SEEN_S) == 0:
                 await self._try(self._save_seen)
@@ -73,7 +61,7 @@ class Upkeep:
                 await self._try(self.prune)
 
     async def last(self) -> None:
-        await self._try(self._save_nonces)
+        await self._try(self._nonces.save)
         await self._try(self._save_seen)
 
     async def prune(self) -> None:
@@ -84,16 +72,6 @@ class Upkeep:
             await self._clock.sleep(_PAUSE_S)
         while await self._store.prune_messages(now_ns - MESSAGE_AGE_NS, most=STEP * 4):
             await self._clock.sleep(_PAUSE_S)
-
-    async def _save_nonces(self) -> None:
-        now_ns, wall_s = self._clock.monotonic_ns(), self._clock.wall_ns() // SECOND
-        held = {
-            digest: wall_s - age_ns // SECOND + v1.REPLAY_S for digest, age_ns in self._replay.entries(now_ns)
-        }
-        fresh = held.keys() - self._kept
-        if fresh:
-            await self._store.save_nonces([(digest, held[digest]) for digest in fresh], wall_s)
-        self._kept = set(held)
 
     async def _save_seen(self) -> None:
         seen = self._agents.take_unsaved()

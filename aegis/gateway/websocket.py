@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import socket
 import ssl
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Final, Protocol
 
-from websockets.http11 import Request, Response
+from websockets.http11 import Response
 
 from aegis.errors import ConnectFailed
 from aegis.gateway import answers
@@ -86,6 +87,8 @@ class AgentPort:
             raise ConnectFailed(
                 f"{host}:{port}: {error.strerror or error}", hint="choose another address with --listen"
             ) from error
+        for each in self._server.sockets:
+            _watch(each, self.limits)
         self.addresses = [each.getsockname()[:2] for each in self._server.sockets]
         self._turn()
 
@@ -189,15 +192,17 @@ class AgentPort:
         self._log.error("a connection failed", error=repr(error), place=place)
         connection.abort()
 
-    def request(self, connection: Connection, request: Request) -> Response | Receiver:
+    def request(
+        self, connection: Connection, method: str, target: str, headers: Iterable[tuple[str, str]]
+    ) -> Response | Receiver:
         """The answer to a request, or who receives the messages after the upgrade."""
-        path = request.path.partition("?")[0]
+        path = target.partition("?")[0]
         if path != v1.PATH:
-            return self._plain(path, request.method)
-        if request.method != "GET":
+            return self._plain(path, method)
+        if method != "GET":
             return answers.text(405, answers.NOT_ALLOWED, more=(("Allow", "GET"),))
         found = check(
-            request.headers.raw_items(),
+            headers,
             any_user_agent=self._any_user_agent,
             full=self._upgraded >= self.limits.connections,
         )
@@ -237,3 +242,19 @@ class AgentPort:
         if path == "/healthz" or (self._welcome.ready() and not self._leaving):
             return answers.text(200, "ok")
         return answers.text(503, "not ready")
+
+
+def _watch(listening: socket.socket, limits: Limits) -> None:
+    """The kernel tells of a peer that is gone without a word, also one that is not ours and gets no pings.
+
+    Each socket that is accepted has what the listening one has: nothing to be set a connection.
+    """
+    for level, name, value in (
+        (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
+        (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 5),
+        (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 3),
+        (socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 3),
+        (socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(limits.kernel_s * 1000)),
+        (socket.IPPROTO_TCP, socket.TCP_NODELAY, 1),
+    ):
+        listening.setsockopt(level, name, value)

@@ -19,6 +19,7 @@ from aegis.gateway.hub import Hub
 from aegis.gateway.ingest import Ingest
 from aegis.gateway.keys import DataDirectory, gateway_seed, operator_token
 from aegis.gateway.metrics import Metrics
+from aegis.gateway.nonces import Nonces
 from aegis.gateway.options import Address, GatewayOptions, check
 from aegis.gateway.orders import Orders
 from aegis.gateway.registration import Enrolment
@@ -79,14 +80,17 @@ class Gateway:
         await store.open()
         self._agents = agents = AgentTable()
         agents.load(await store.agents())
-        limits = options.limits
+        limits = options.caps
         replay = ReplayCache()
+        nonces = Nonces(directory.path, store, clock)
+        self._stack.callback(nonces.close)
+        await nonces.load(replay)
         registrations = Registrations(
             entropy=secrets.token_bytes,
             capacity=limits.pending_registrations,
             life_s=limits.pending_registration_s,
         )
-        enrolment = Enrolment(store, agents, clock, limits.agents)
+        enrolment = Enrolment(store, agents, clock, limits.agents, crowd=registrations.__len__)
         self._ingest = Ingest(store, clock, limits, metrics)
         orders = Orders(store, agents, clock, limits, metrics)
         await orders.load()
@@ -95,11 +99,10 @@ class Gateway:
             agents=agents,
             orders=orders,
             ingest=self._ingest,
-            replay=replay,
+            nonces=nonces,
             metrics=metrics,
             clock=clock,
         )
-        await upkeep.load()
         self._hall = Hall(
             keys=keys,
             clock=clock,
@@ -108,8 +111,11 @@ class Gateway:
             ingest=self._ingest,
             metrics=metrics,
             replay=replay,
+            nonces=nonces,
             registrations=registrations,
-            limits=GatewayLimits(first_message_s=limits.authenticate_s, idle_s=limits.idle_s),
+            limits=GatewayLimits(
+                first_message_s=limits.authenticate_s, idle_s=limits.idle_s, session_s=limits.session_s
+            ),
             ping_s=limits.ping_s,
             silent_s=limits.silent_s,
         )

@@ -19,7 +19,7 @@ from aegis.errors import (
     FeatureUnsupported,
     KernelError,
     PolicyError,
-    PolicyInvalid,
+    PolicyExists,
     PolicyNotFound,
     StorageError,
 )
@@ -101,8 +101,9 @@ class Enforcer:
         return self.state()
 
     def check(self, document: bytes, name: str = "<document>") -> PolicyReport:
-        """Whether the document could be applied now. Raises PolicyInvalid or PolicyUnenforceable."""
+        """Whether the document could be applied now. Raises PolicyInvalid, PolicyExists or PolicyUnenforceable."""
         policy = parse_document(document)
+        self._leave_to_its_owner(policy)
         image = compile_policies(self._policies.with_policy(policy))
         return PolicyReport(
             name=policy.name,
@@ -116,20 +117,24 @@ class Enforcer:
     def apply(self, document: bytes, name: str = "<document>", *, origin: str = "local") -> AppliedPolicy:
         """Put the policy into the set, in place of the one of its name, and switch the kernel.
 
-        `origin` is who orders it: a policy of another origin is not replaced, that is PolicyInvalid.
+        `origin` is who orders it: a policy of another origin is not replaced, that is PolicyExists.
         Raises PolicyInvalid, PolicyUnenforceable, StorageError, or KernelError; the policy that was stays then. A set
         that is in force and could not be committed is no error: `state` says that it is not durable.
         """
         policy = msgspec.structs.replace(parse_document(document), origin=origin)
-        for held in self._policies:
-            if held.name == policy.name and held.origin != origin:
-                raise PolicyInvalid(
-                    "metadata.name",
-                    f"the policy {held.name} in force is of origin {held.origin}, and this one of {origin}",
-                    hint="choose another name, or remove that one first where it came from",
-                )
+        self._leave_to_its_owner(policy)
         self._change(self._policies.with_policy(policy))
         return self._applied(policy, {})
+
+    def _leave_to_its_owner(self, policy: Policy) -> None:
+        for held in self._policies:
+            if held.name == policy.name and held.origin != policy.origin:
+                raise PolicyExists(
+                    "metadata.name",
+                    f"the policy {held.name} in force is of origin {held.origin}, and this one of {policy.origin}",
+                    held_by=held.origin,
+                    hint="choose another name, or remove that one first where it came from",
+                )
 
     def remove(self, name: str, *, origin: str | None = None) -> AppliedPolicy:
         """Take one policy out; what it had hit until the switch is in the answer. Raises PolicyNotFound, and as `apply`.

@@ -102,7 +102,7 @@ class Hub:
         self._sensors: dict[str, Loaded] = {}
         self._together: dict[str, Together] = {}  # by the object's name
         self._alone: set[str] = set()  # objects of which this kernel does not take every program
-        self._routes: tuple[tuple[str, tuple[int, ...]], ...] = ()
+        self._routes: tuple[tuple[str, int], ...] = ()  # topic, and a bit for each of its kinds
 
     def start(self, loop: asyncio.AbstractEventLoop) -> None:
         """Read the ring on `loop` from now on."""
@@ -133,7 +133,9 @@ class Hub:
 
     def _route(self) -> None:
         self._routes = tuple(
-            (sensor.topic, sensor.kinds) for sensor in SENSORS if sensor.topic in self._sensors
+            (sensor.topic, sum(1 << kind for kind in sensor.kinds))
+            for sensor in SENSORS
+            if sensor.topic in self._sensors
         )
 
     def _load(self, sensor: Sensor) -> Loaded:
@@ -197,9 +199,9 @@ class Hub:
         opened.close()
 
     def _deliver(self, batch: RecordBatch) -> None:
-        counts = batch.kinds()
+        there = batch.kind_bits()
         for topic, kinds in self._routes:
-            if any(counts[kind] for kind in kinds):
+            if there & kinds:
                 self._publish(topic, batch)
 
     def sensors(self) -> tuple[str, ...]:

@@ -21,10 +21,11 @@ if TYPE_CHECKING:
 
 BUDGET: Final = 512  # records a turn of the loop; the longest turn stays near 0.1 ms
 SWEEP_S: Final = 0.2
-QUIET_S: Final = 0.001  # between reading and arming again, below BUSY_RATE records/s
-BUSY_S: Final = 0.005  # above that; a turn for a few records costs several times its work in cold caches
-FLOOD_S: Final = 0.008  # above about 20,000; a record must be told within 10 ms, and the ring must not fill
-BUSY_RATE: Final = 2_500
+QUIET_S: Final = 0.001  # between reading and arming again, below BUSY_RATE records/s; nothing below CALM_RATE
+BUSY_S: Final = 0.020  # above that: a turn for a few records costs several times its work in cold caches
+FLOOD_S: Final = 0.008  # above about 20,000: the ring must not fill
+CALM_RATE: Final = 100
+BUSY_RATE: Final = 1_800
 FLOOD_RATE: Final = 20_000
 WINDOW_S: Final = 0.05
 SETTLE_TRIES: Final = 4  # looks after arming before the loop gets its turn
@@ -41,9 +42,9 @@ def open_reader(ring: Map, shared: mmap.mmap) -> RingReader:
 class RingPump:
     """Reads one ring on a loop and hands each batch to `deliver`. Start with `start`, end with `close`.
 
-    After a wake-up it drains at once, then leaves the word unarmed for 1 ms; while many come it does not arm it at all
-    and reads every 5 or 8 ms, so that a flood does not wake it record by record. `swept` counts
-    records that only the sweep found.
+    After a wake-up it drains at once, then leaves the word unarmed for 1 ms, but where few come arms it right away: what
+    follows a fork is an exec, which must not wait. While many come it does not arm it at all and reads every 20 ms, a flood every 8 ms, so that records do not wake it one by one. `swept` counts records that only
+    the sweep found.
     """
 
     def __init__(
@@ -137,7 +138,12 @@ class RingPump:
                 self._timer = self._loop.call_soon(self._read)
             else:
                 pause = self._pause()
-                self._timer = self._loop.call_later(pause, self._settle if pause == QUIET_S else self._read)
+                if pause:
+                    self._timer = self._loop.call_later(
+                        pause, self._settle if pause == QUIET_S else self._read
+                    )
+                else:
+                    self._timer = self._loop.call_soon(self._settle)
 
     def _pause(self) -> float:
         """How long records may gather, by the rate of the last full window: one burst is no rate."""
@@ -146,7 +152,9 @@ class RingPump:
         if now - self._window_started >= WINDOW_S:
             self._rate = self._window_records / (now - self._window_started)
             self._window_records, self._window_started = 0, now
-        return QUIET_S if self._rate < BUSY_RATE else BUSY_S if self._rate < FLOOD_RATE else FLOOD_S
+        if self._rate < BUSY_RATE:
+            return QUIET_S if self._rate >= CALM_RATE else 0.0
+        return BUSY_S if self._rate < FLOOD_RATE else FLOOD_S
 
     def _settle(self) -> None:
         """Arm, drain, and again while the word has been taken; then sleep."""
@@ -163,7 +171,7 @@ class RingPump:
                     return
         finally:
             if not self._listening:
-                self._timer = self._loop.call_later(self._pause(), self._read)
+                self._timer = self._loop.call_later(self._pause() or QUIET_S, self._read)
 
     def _listen(self, *, on: bool) -> None:
         assert self._loop is not None

@@ -1,7 +1,7 @@
 """Policies: what a document says, what is asked of a set of them, and what is known about an applied one.
 
 A rule matches a packet by the initiator's direction, the peer's address (remote for egress and ingress alike) and the
-service: protocol and destination port, or ICMP type. Rules are ordered by (priority, deny before allow, origin, policy
+service: protocol and destination port, or ICMP type. Rules are ordered by (priority, deny before allow, local before gateway, policy
 name, place in the document); the first that matches decides, and no match allows. Policies in mode `observe` never
 change what passes: they only say what would have happened.
 """
@@ -19,6 +19,7 @@ from aegis.errors import PolicyNotFound
 from aegis.model.flow import Verdict
 from aegis.model.net import MAPPED, Direction, address_text, protocol_name
 
+LOCAL = "local"  # the origin of what is applied on the host; the other one is `gateway`
 DEFAULT_PRIORITY = 1000
 MAX_PRIORITY = 1_000_000
 MAX_RULES = 1000
@@ -104,7 +105,7 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
     mode: Mode
     priority: int
     rules: tuple[Rule, ...]
-    origin: str = "local"
+    origin: str = LOCAL
     document: bytes = b""
 
 
@@ -147,7 +148,7 @@ class PolicySet(msgspec.Struct, frozen=True, kw_only=True):
     def ranked(self) -> tuple[RankedRule, ...]:
         """Every rule, the one that decides first at the front."""
         keyed = [
-            ((policy.priority, not rule.deny, policy.origin, policy.name, place), policy, rule)
+            ((policy.priority, not rule.deny, policy.origin != LOCAL, policy.name, place), policy, rule)
             for policy in self.policies
             for place, rule in enumerate(policy.rules)
         ]

@@ -81,11 +81,11 @@ def matches(rule: Rule, packet: Packet) -> bool:
 
 
 def _in_order(policies: PolicySet) -> Iterator[tuple[Policy, Rule]]:
-    """Rules by priority; of one priority the denying ones first; then by origin, name and place."""
+    """Rules by priority; of one priority the denying ones first; then local ones, by name and place."""
     for priority in sorted({policy.priority for policy in policies}):
         level = [policy for policy in policies if policy.priority == priority]
         level.sort(key=lambda policy: policy.name)
-        level.sort(key=lambda policy: policy.origin)
+        level.sort(key=lambda policy: policy.origin, reverse=True)  # local before gateway
         for deny in (True, False):
             for policy in level:
                 for rule in policy.rules:

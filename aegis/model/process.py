@@ -36,6 +36,16 @@ def readable(text: bytes) -> str:
         return text.decode(errors="backslashreplace")
 
 
+def legible(text: str) -> str:
+    r"""Text whose surrogates stand for bytes that were no UTF-8, each as `\xNN`: what is encoded holds no surrogate."""
+    if text.isascii():
+        return text
+    try:
+        return readable(text.encode(errors="surrogateescape"))
+    except UnicodeEncodeError:  # half of a pair, which stands for no byte
+        return text.encode(errors="backslashreplace").decode()
+
+
 class Cgroup(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """A control group of the version 2 hierarchy: id, path from its root, and the systemd unit it belongs to."""
 

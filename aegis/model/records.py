@@ -31,7 +31,7 @@ from aegis.model.event import (
 from aegis.model.flow import NO_NAME, Flow, flags_text, owner_keys
 from aegis.model.flow import Verdict as FlowVerdict
 from aegis.model.net import Direction, address_text, protocol_name
-from aegis.model.process import Ancestor, Cgroup, Owner, OwnerLabel, Process, readable
+from aegis.model.process import Ancestor, Cgroup, Owner, OwnerLabel, Process, legible
 from aegis.model.sample import Sample
 from aegis.model.stamp import rfc3339
 
@@ -109,7 +109,7 @@ def encode_sample(sample: Sample, base_ns: int) -> bytes:
             LAYOUTS["sample"].number,
             sample.time_ns - base_ns,
             sample.name,
-            [list(label) for label in sample.labels],
+            [[legible(part) for part in label] for label in sample.labels],
             _plain(value),
             sample.unit,
             sample.kind,
@@ -149,7 +149,7 @@ def process_fields(process: Process) -> list[Any]:
         _plain(process.cwd),
         _plain(cgroup)
         if isinstance(cgroup, Absent)
-        else [cgroup.id, _path(cgroup.path), cgroup.unit and _path(cgroup.unit)],
+        else [cgroup.id, legible(cgroup.path), cgroup.unit and legible(cgroup.unit)],
         [[each.pid, each.start_ns, _plain(each.comm), _plain(each.exe)] for each in process.ancestors],
     ]
 
@@ -164,19 +164,10 @@ def _plain(value: object) -> object:
     if isinstance(value, Absent):
         import cbor2  # noqa: PLC0415
 
-        return cbor2.CBORTag(ABSENT_TAG, value.reason)
+        return cbor2.CBORTag(ABSENT_TAG, legible(value.reason))
     if isinstance(value, Process):
         return process_fields(value)
-    return str(value) if isinstance(value, str) else value  # members of a StrEnum too
-
-
-def _path(path: str) -> str:
-    """A path that is not UTF-8 came by surrogates, which no text on the way can hold."""
-    try:
-        path.encode()
-    except UnicodeEncodeError:
-        return readable(path.encode(errors="surrogateescape"))
-    return path
+    return legible(str(value)) if isinstance(value, str) else value  # members of a StrEnum too
 
 
 # ---- and back

@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 import msgspec
 
+from aegis.model.process import legible
 from aegis.model.stamp import rfc3339
 
 VERSION = 1
@@ -49,9 +50,9 @@ def document(sample: Sample) -> dict[str, Any]:
         "time": rfc3339(sample.time_ns),
         "time_ns": sample.time_ns,
         "name": sample.name,
-        "labels": dict(sample.labels),
+        "labels": {legible(name): legible(text) for name, text in sample.labels},
         "value": sample.value,
-        **({} if sample.reason is None else {"value_reason": sample.reason}),
+        **({} if sample.reason is None else {"value_reason": legible(sample.reason)}),
         "unit": sample.unit,
         "kind": sample.kind,
         "source": sample.source,

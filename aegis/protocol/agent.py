@@ -26,7 +26,7 @@ from aegis.protocol.agent_happenings import (
     Registered,
 )
 from aegis.protocol.agent_identity import AgentIdentity, Registration
-from aegis.protocol.coverage import cover
+from aegis.protocol.coverage import cover, covered_frame
 from aegis.protocol.crypto import (
     KEY_BYTES,
     Signer,
@@ -90,13 +90,14 @@ class AgentSession:
         self._reregister = reregister
         self._known_key = known_gateway_key
         self._phase = Phase.NEW
-        self._outgoing: list[str] = []
+        self._outgoing: list[str | bytearray] = []
         # Of the phase: an answer, the end of a delay, the next heartbeat.
         self._deadline_ns: int | None = None
         self._expires_ns: int | None = None
         self._shared = b""
         self._ours = False
         self._batches = False
+        self._shares = False
         self._again = True  # may begin anew when the gateway knows nothing of it: once a connection
 
     # ---- what is known
@@ -117,6 +118,11 @@ class AgentSession:
         """Whether a batch of this class may be sent now: findings to every gateway, others to those that said so."""
         return self._phase is Phase.UP and (self._batches or cls is BlockClass.FINDING)
 
+    @property
+    def shares(self) -> bool:
+        """Whether items of a batch may name what they have in common."""
+        return self._shares
+
     def headers(self) -> dict[str, str]:
         """Headers of the upgrade request, the user agent included."""
         return {
@@ -125,10 +131,15 @@ class AgentSession:
             "User-Agent": v1.USER_AGENT,
         }
 
-    def outgoing(self) -> list[str]:
-        """Text frames to send now, in order; each is given once."""
+    def outgoing(self) -> list[str | bytearray]:
+        """Text frames to send now, in order, long ones as UTF-8; each is given once."""
         frames, self._outgoing = self._outgoing, []
         return frames
+
+    @property
+    def waiting(self) -> bool:
+        """Whether `outgoing` has a frame."""
+        return bool(self._outgoing)
 
     def next_deadline(self) -> int | None:
         """Monotonic ns at which `tick` has something to do."""
@@ -198,13 +209,25 @@ class AgentSession:
         items_json: bytes,
         wall_s: int,
         losses: tuple[Loss, ...] = (),
+        shared_json: bytes = b"",
     ) -> None:
-        """Send items, a JSON array as it goes out. Raises SessionMisused where `takes` is false."""
-        if not self.takes(cls):
+        """Send items, a JSON array as it goes out, and the array of the objects they name, where they do.
+
+        Raises SessionMisused where `takes` is false, and for objects that are named where `shares` is.
+        """
+        if not self.takes(cls) or (shared_json and not self._shares):
             raise SessionMisused(f"no {cls} can be sent now")
         carriage = channels.BATCHES[cls]
-        payload = payloads.write_batch(carriage.kind, stream, first, boot_id, items_json, losses)
-        self._say(v1.TYPE_EVENT, carriage.channel, payload, wall_s)
+        content = payloads.batch_content(
+            carriage.kind, stream, first, boot_id, items_json, losses, shared_json
+        )
+        if not self._ours:
+            self._say(v1.TYPE_EVENT, carriage.channel, base64text.encode(content), wall_s)
+            return
+        channel, identity, nonce = self._marks(carriage.channel)
+        self._outgoing.append(
+            covered_frame(self._signer, identity, v1.TYPE_EVENT, channel, wall_s, nonce, content)
+        )
 
     def answer(
         self,
@@ -254,6 +277,7 @@ class AgentSession:
         self._shared = shared_key(self._signer.public_key, key)
         self._ours = mark is not None
         self._batches = mark is not None and mark.batches
+        self._shares = mark is not None and mark.shared
         expires_in_s = authentication.lifetime(response.expires_at, message.timestamp, wall_s)
         if expires_in_s is not None:
             self._expires_ns = now_ns + max(expires_in_s, SHORTEST_SESSION_S) * SECOND
@@ -403,16 +427,12 @@ class AgentSession:
 
     def _say(self, kind: str, up: channels.Up, payload: str, wall_s: int, *, covered: bool = True) -> None:
         """A message of the session: signed as deployed agents sign, or for our gateway over all of the envelope."""
-        who = self._uid or self._agent_id
-        channel = channels.up(who, up)
-        identity = f"{up}_{self._entropy(8).hex()}"
-        fresh = self._entropy(v1.OWN_NONCE_BYTES - len(v1.MESSAGE_NONCE))
-        nonce = base64text.encode(v1.MESSAGE_NONCE + fresh)
+        channel, identity, nonce = self._marks(up)
         headers, signature = {}, ""
         if covered and self._ours:
             headers = cover(self._signer, identity, kind, channel, wall_s, nonce, payload)
         else:
-            signed = canonical.message(who, self._key_text, wall_s, nonce)
+            signed = canonical.message(self._uid or self._agent_id, self._key_text, wall_s, nonce)
             signature = base64text.encode(self._signer.sign(signed))
         self._outgoing.append(
             envelope.write(
@@ -426,6 +446,12 @@ class AgentSession:
                 headers=headers,
             )
         )
+
+    def _marks(self, up: channels.Up) -> tuple[str, str, str]:
+        """Channel, id and nonce of a message of the session."""
+        fresh = self._entropy(v1.OWN_NONCE_BYTES - len(v1.MESSAGE_NONCE))
+        nonce = base64text.encode(v1.MESSAGE_NONCE + fresh)
+        return channels.up(self._uid or self._agent_id, up), f"{up}_{self._entropy(8).hex()}", nonce
 
     # ---- states
 

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
 from aegis.model.block import BlockClass
+
+# What a frame is refused for.
+REFUSALS: Final = (
+    "binary_frame", "early_push", "envelope_invalid", "other_agent", "seal_invalid", "unexpected", "unknown_channel",
+)  # fmt: skip
 
 
 class Authenticated(msgspec.Struct, frozen=True, kw_only=True):
@@ -64,7 +69,7 @@ class PeerError(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Refused(msgspec.Struct, frozen=True, kw_only=True):
-    """A frame that was not taken, to be counted by `code`; the session goes on."""
+    """A frame that was not taken, to be counted by `code`, one of `REFUSALS`; the session goes on."""
 
     code: str
     text: str

@@ -21,6 +21,7 @@ _PRIME = (1 << 255) - 19
 _ORDER_EIGHT = int.from_bytes(
     bytes.fromhex("c7176a703d4dd84fba3c0b760d10670f2a2053fa2c39ccc64ec7fd7792ac037a"), "little"
 )
+_HEX = frozenset("0123456789abcdef")
 _SMALL_ORDER = frozenset({0, 1, _PRIME - 1, _ORDER_EIGHT, _PRIME - _ORDER_EIGHT})
 
 
@@ -64,6 +65,13 @@ def is_sound(key: bytes) -> bool:
 def uid_of(key: bytes) -> str:
     """The uid that goes with a raw public key."""
     return v1.UID_PREFIX + hashlib.sha256(key).hexdigest()[: v1.UID_DIGITS]
+
+
+def is_uid_of_another(name: str, key: bytes) -> bool:
+    """Whether a name an agent gives itself is the uid that goes with some other key."""
+    if len(name) != len(v1.UID_PREFIX) + v1.UID_DIGITS or not name.startswith(v1.UID_PREFIX):
+        return False
+    return set(name[len(v1.UID_PREFIX) :]) <= _HEX and name != uid_of(key)
 
 
 def shared_key(agent_key: bytes, gateway_key: bytes) -> bytes:

@@ -20,6 +20,7 @@ from aegis.protocol.channels import Up
 from aegis.protocol.coverage import is_covered
 from aegis.protocol.crypto import (
     KEY_BYTES,
+    is_uid_of_another,
     seal,
     shared_key,
     uid_of,
@@ -46,7 +47,7 @@ from aegis.protocol.upgrade import Upgrade
 __all__ = ["GatewayKeys", "GatewayLimits", "GatewaySession", "Phase", "push_text"]
 
 SECOND = 1_000_000_000
-POLICY_VIOLATION, TOO_BIG, GOING_IDLE = 1008, 1009, 1001
+POLICY_VIOLATION, TOO_BIG, GOING_IDLE, EXPIRED = 1008, 1009, 1001, 4003
 
 
 _LIMITS = GatewayLimits()
@@ -88,6 +89,7 @@ class GatewaySession:
         self._phase = Phase.NEW
         self._outgoing: list[str] = []
         self._deadline_ns: int | None = None
+        self._expires_ns: int | None = None  # of the authentication that holds
         self._idle_ns = int(limits.idle_s * SECOND)
         self._attempts = self._errors = self._begun = self._held = 0
         self._agent_id = ""  # of the authentication that holds, or that is being decided
@@ -135,7 +137,9 @@ class GatewaySession:
 
     def next_deadline(self) -> int | None:
         """Monotonic ns at which `tick` has something to do."""
-        return self._deadline_ns
+        if self._expires_ns is None or self._deadline_ns is None:
+            return self._deadline_ns
+        return min(self._deadline_ns, self._expires_ns)
 
     # ---- what happens
 
@@ -147,7 +151,9 @@ class GatewaySession:
         self._deadline_ns = now_ns + int(self._limits.first_message_s * SECOND)
 
     def tick(self, now_ns: int) -> list[GatewayHappening]:
-        """Close what did not authenticate in time, or is silent for too long."""
+        """Close what did not authenticate in time, is silent for too long, or has been in for as long as it may."""
+        if self._expires_ns is not None and now_ns >= self._expires_ns:
+            return [self._close(EXPIRED, "the session expired")]
         if self._deadline_ns is None or now_ns < self._deadline_ns:
             return []
         if self._phase in {Phase.AUTHENTICATED, Phase.REGISTERED}:
@@ -162,7 +168,7 @@ class GatewaySession:
     def gone(self) -> None:
         """The connection is over: what it had begun is forgotten."""
         self._registrations.forget(self._connection)
-        self._phase, self._deadline_ns = Phase.CLOSED, None
+        self._phase, self._deadline_ns, self._expires_ns = Phase.CLOSED, None, None
 
     def receive(self, frame: str | bytes, now_ns: int, wall_s: int) -> list[GatewayHappening]:
         """Take a frame: text as str; bytes is a binary frame. Never raises for what a peer may send."""
@@ -224,10 +230,10 @@ class GatewaySession:
         if self._held >= self._limits.authentications:
             return [self._close(POLICY_VIOLATION, "too many authentications on one connection")]
         self._held += 1
-        self._replay.remember(self._upgrade.key, request.nonce, now_ns)
+        used = self._replay.remember(self._upgrade.key, request.nonce, now_ns)
         self._agent_id = request.agent_id
         self._phase = Phase.DECIDING
-        return [Authenticated(key=self._upgrade.key, agent_id=request.agent_id)]
+        return [Authenticated(key=self._upgrade.key, agent_id=request.agent_id, used=used)]
 
     def accept(self, uid: str | None, *, ours: bool, now_ns: int, wall_s: int) -> None:
         """Answer success. `uid` and `ours` as stored for the key; None where the key is not registered yet."""
@@ -236,7 +242,11 @@ class GatewaySession:
         self._uid, self._ours = uid, ours and uid is not None
         self._attempts = 0
         self._deadline_ns = now_ns + self._idle_ns
-        self._names = frozenset(filter(None, (uid, self._agent_id, self._upgrade.agent_id)))
+        self._expires_ns = now_ns + self._limits.session_s * SECOND
+        claimed = (uid, self._agent_id, self._upgrade.agent_id)
+        self._names = frozenset(
+            each for each in claimed if each and not is_uid_of_another(each, self._upgrade.key)
+        )
         self._shared = shared_key(self._upgrade.key, self._keys.public_key)
         self._answer_auth(
             payloads.AuthResponse(
@@ -246,7 +256,7 @@ class GatewaySession:
                 expires_at=wall_s + self._limits.session_s,
                 message=v1.AUTH_OK,
                 aegis=msgspec.Raw(
-                    payloads.encode(payloads.Mark(1, batches=True, registered=uid is not None))
+                    payloads.encode(payloads.Mark(1, batches=True, shared=True, registered=uid is not None))
                 ),
             ),
             wall_s,
@@ -498,4 +508,5 @@ def _batch(batch: payloads.Batch, cls: BlockClass) -> Batch:
         boot_id=batch.boot,
         items=batch.items,
         losses=tuple(batch.losses),
+        shared=batch.shared,
     )

@@ -11,10 +11,14 @@ from aegis.protocol.payloads import RegistrationInit
 
 
 class Authenticated(msgspec.Struct, frozen=True, kw_only=True):
-    """The peer holds `key`. Call `accept` or `turn_away` before the next `receive`: the answer waits for it."""
+    """The peer holds `key`. Call `accept` or `turn_away` before the next `receive`: the answer waits for it.
+
+    `used` is what the replay cache remembers of it.
+    """
 
     key: bytes
     agent_id: str
+    used: bytes
 
 
 class RegistrationBegun(msgspec.Struct, frozen=True, kw_only=True):
@@ -43,7 +47,10 @@ class Heartbeat(msgspec.Struct, frozen=True, gc=False):
 
 
 class Batch(msgspec.Struct, frozen=True, kw_only=True):
-    """Items of one class, each the raw JSON of an object. Acknowledge once they are durable."""
+    """Items of one class, each the raw JSON of an object. Acknowledge once they are durable.
+
+    `shared` are objects they may name: `protocol.shared_items`.
+    """
 
     cls: BlockClass
     kind: str
@@ -52,6 +59,7 @@ class Batch(msgspec.Struct, frozen=True, kw_only=True):
     boot_id: bytes
     items: list[msgspec.Raw]
     losses: tuple[Loss, ...]
+    shared: list[msgspec.Raw] = []
 
 
 class Answer(msgspec.Struct, frozen=True, kw_only=True):

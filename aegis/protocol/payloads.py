@@ -57,10 +57,14 @@ class AuthResponse(msgspec.Struct, frozen=True):
 
 
 class Mark(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What our gateway says of itself. `registered`: whether it knows the key that authenticated."""
+    """What our gateway says of itself. `registered`: whether it knows the key that authenticated.
+
+    `shared`: items of a batch may name members they have in common.
+    """
 
     v: int
     batches: bool = False
+    shared: bool = False
     registered: bool | None = None
 
 
@@ -113,7 +117,8 @@ class RegistrationReply(msgspec.Struct, frozen=True):
 class Batch(msgspec.Struct, frozen=True):
     """Items `first`, `first` + 1... of one class of one stream, each a JSON object that nobody has decoded.
 
-    `boot_id` is hex. `losses` are those of the block, (stage, kind, reason, count).
+    `boot_id` is hex. `losses` are those of the block, (stage, kind, reason, count). `shared` are what `shared_items`
+    tells of; whether all that is named is there has not been looked at.
     """
 
     kind: _Short
@@ -122,6 +127,7 @@ class Batch(msgspec.Struct, frozen=True):
     boot_id: _Short
     items: Annotated[list[Raw], Meta(max_length=v1.BATCH_ITEMS)]
     losses: Annotated[list[tuple[_Short, _Short, _Short, Sequence63]], Meta(max_length=v1.BATCH_ITEMS)] = []
+    shared: Annotated[list[Raw], Meta(max_length=v1.BATCH_SHARED)] = []
 
     @property
     def boot(self) -> bytes:
@@ -286,16 +292,21 @@ def read_batch(data: bytes, kind: str) -> Batch:
         raise EnvelopeInvalid(f"batch: {error}") from None
     if batch.kind != kind:  # a second member of that name
         raise EnvelopeInvalid(f"batch: kind is not {kind}")
-    for place, each in enumerate(batch.items):
-        if memoryview(each)[0] != 0x7B:
-            raise EnvelopeInvalid(f"batch: items[{place}] is no object")
-        # The batch's object and array are two more. One by one: few items have brackets enough to be looked into.
-        if is_deeper(bytes(each), v1.JSON_DEPTH - 2):
-            raise EnvelopeInvalid(f"batch: items[{place}] is nested deeper than {v1.JSON_DEPTH}")
+    _objects("items", batch.items)
+    _objects("shared", batch.shared)
     if batch.first + len(batch.items) >= 1 << 63:
         raise EnvelopeInvalid("batch: first is beyond every sequence")
     _boot_id(batch.boot_id)
     return batch
+
+
+def _objects(name: str, found: list[Raw]) -> None:
+    for place, each in enumerate(found):
+        if memoryview(each)[0] != 0x7B:
+            raise EnvelopeInvalid(f"batch: {name}[{place}] is no object")
+        # The batch's object and array are two more. One by one: few items have brackets enough to be looked into.
+        if is_deeper(bytes(each), v1.JSON_DEPTH - 2):
+            raise EnvelopeInvalid(f"batch: {name}[{place}] is nested deeper than {v1.JSON_DEPTH}")
 
 
 def _boot_id(text: str) -> None:
@@ -307,13 +318,20 @@ def _boot_id(text: str) -> None:
         raise EnvelopeInvalid(f"batch: boot_id is not {BOOT_ID_BYTES} bytes in hex")
 
 
-def write_batch(
-    kind: str, stream: int, first: int, boot_id: bytes, items_json: bytes, losses: tuple[Loss, ...] = ()
-) -> str:
-    """Payload text of a batch; `items_json` is the JSON array as it goes."""
+def batch_content(
+    kind: str,
+    stream: int,
+    first: int,
+    boot_id: bytes,
+    items_json: bytes,
+    losses: tuple[Loss, ...] = (),
+    shared_json: bytes = b"",
+) -> bytes:
+    """What the payload of a batch holds; `items_json` and, where they name something, `shared_json` are JSON arrays as they go."""
     head = f'{{"kind":"{kind}","stream":{stream},"first":{first},"boot_id":"{boot_id.hex()}"'.encode()
     tail = b',"losses":' + encode(losses) + b"}" if losses else b"}"
-    return base64text.encode(b"".join((head, b',"items":', items_json, tail)))
+    shared = b',"shared":' + shared_json if shared_json else b""
+    return b"".join((head, shared, b',"items":', items_json, tail))
 
 
 def read_answer(data: bytes) -> Answer:

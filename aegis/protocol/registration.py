@@ -73,6 +73,7 @@ class Registrations:
         self.waiting_bytes = 0
         self._life_ns = int(life_s * 1e9)
         self._pending: OrderedDict[str, _Pending] = OrderedDict()
+        self._stamp = (-1, "")  # the second that was told last, and its text
         self._of: dict[str, dict[bytes, str]] = {}  # holder and key to the registration's id, oldest first
 
     def __len__(self) -> int:
@@ -89,12 +90,13 @@ class Registrations:
     ) -> RegistrationOffer:
         """Offer a nonce to sign. Raises RegistrationRefused: the key of `init` is none."""
         key = key_of(init)
-        init = msgspec.structs.replace(
-            init,
-            host_id=init.host_id or default_host,
-            org_id=init.org_id or v1.DEFAULT_ORG,
-            agent_version=init.agent_version or v1.DEFAULT_VERSION,
-        )
+        if not (init.host_id and init.org_id and init.agent_version):
+            init = msgspec.structs.replace(
+                init,
+                host_id=init.host_id or default_host,
+                org_id=init.org_id or v1.DEFAULT_ORG,
+                agent_version=init.agent_version or v1.DEFAULT_VERSION,
+            )
         if not init.host_id.isprintable():
             raise refused(BAD_HOST)
         kept = encode(init)
@@ -114,7 +116,7 @@ class Registrations:
             host_id=init.host_id,
             init=kept,
             nonce=self._entropy(NONCE_BYTES),
-            server_time=datetime.fromtimestamp(wall_s, UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+            server_time=self._told(wall_s),
             until_ns=now_ns + self._life_ns,
         )
         self._pending[identity] = pending
@@ -143,6 +145,11 @@ class Registrations:
         """Drop what a holder that is gone has begun."""
         for identity in list(self._of.get(holder, {}).values()):
             self._drop(identity)
+
+    def _told(self, wall_s: int) -> str:
+        if self._stamp[0] != wall_s:
+            self._stamp = wall_s, datetime.fromtimestamp(wall_s, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        return self._stamp[1]
 
     def _expire(self, now_ns: int) -> None:
         while self._pending:

@@ -36,7 +36,8 @@ class ReplayCache:
         self._expire(now_ns)
         return _digest(key, nonce) in self._seen
 
-    def remember(self, key: bytes, nonce: str, now_ns: int) -> None:
+    def remember(self, key: bytes, nonce: str, now_ns: int) -> bytes:
+        """The digest, as `entries` has it."""
         self._expire(now_ns)
         digest = _digest(key, nonce)
         if digest in self._seen:
@@ -47,6 +48,7 @@ class ReplayCache:
         elif len(self._seen) >= self._capacity:
             self._evict(next(iter(self._seen)))
         self._add(digest, now_ns)
+        return digest
 
     def entries(self, now_ns: int) -> list[tuple[bytes, int]]:
         """Digest and age in ns of what is remembered, oldest first: what a restart is to keep."""

@@ -1,7 +1,8 @@
-"""Topics inside the process: bounded queues, drops counted, publishing that never waits.
+"""Topics inside the process: listeners called at once, or bounded queues with drops counted; publishing never waits.
 
 A queue's capacity and its drops are in records: an item with a length (a batch) counts as many as it holds. Publishing
-runs in the ring's callback, so it does no more than append and, once a sleeping reader, set its future.
+runs in the ring's callback, so to a queue it does no more than append and, once a sleeping reader, set its future. A
+listener runs right there: on a busy host a task's turn for a few records costs more than the work on them.
 """
 
 from __future__ import annotations
@@ -105,6 +106,55 @@ class Queue:
         self.close()
 
 
+class Listener:
+    """One listener's side of a topic. Fulfils `runtime.module.Listening`."""
+
+    __slots__ = ("_bus", "_closed", "_error", "_take", "_waiter", "dropped", "topic")
+
+    def __init__(self, bus: Bus, topic: str, take: Callable[[Any], None]) -> None:
+        self.topic = topic
+        self.dropped = 0  # records offered after it failed
+        self._bus = bus
+        self._take = take
+        self._error: Exception | None = None
+        self._waiter: asyncio.Future[None] | None = None
+        self._closed = False
+
+    def put(self, item: object, records: int) -> None:
+        """Called by the bus. What the listener raises is its own end, and nobody else's."""
+        if self._error is not None:
+            self.dropped += records
+            return
+        try:
+            self._take(item)
+        except Exception as error:  # noqa: BLE001  raised again where its owner waits for it
+            self._error = error
+            self.dropped += records
+            if self._waiter is not None and not self._waiter.done():
+                self._waiter.set_result(None)
+
+    async def watch(self) -> None:
+        """Until it is closed. Raises what the listener raised."""
+        while self._error is None and not self._closed:
+            self._waiter = asyncio.get_running_loop().create_future()
+            await self._waiter
+        if self._error is not None:
+            raise self._error
+
+    def close(self) -> None:
+        if not self._closed:
+            self._closed = True
+            self._bus.forget(self)
+            if self._waiter is not None and not self._waiter.done():
+                self._waiter.set_result(None)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+
 class Bus:
     """Fulfils `runtime.module.Bus`.
 
@@ -119,45 +169,56 @@ class Bus:
     ) -> None:
         self._wanted = wanted
         self._unwanted = unwanted
-        self._queues: dict[str, tuple[Queue, ...]] = dict.fromkeys(topics.NAMES, ())
+        self._sides: dict[str, tuple[Queue | Listener, ...]] = dict.fromkeys(topics.NAMES, ())
         self._gone: dict[str, int] = dict.fromkeys(topics.NAMES, 0)
 
     def subscribe(self, topic: str, *, capacity: int, full: Full = "drop_newest") -> Queue:
         """See `runtime.module.Bus`. An unknown topic is a bug: LookupError."""
-        if topic not in self._queues:
-            raise LookupError(f"no topic {topic}")
         queue = Queue(self, topic, capacity, full)
-        first = not self._queues[topic]
-        self._queues[topic] = (*self._queues[topic], queue)
-        if first and topic in topics.SENSORS:
+        self._add(queue)
+        return queue
+
+    def listen(self, topic: str, take: Callable[[Any], None]) -> Listener:
+        """See `runtime.module.Bus`. An unknown topic is a bug: LookupError."""
+        listener = Listener(self, topic, take)
+        self._add(listener)
+        return listener
+
+    def _add(self, side: Queue | Listener) -> None:
+        topic = side.topic
+        if topic not in self._sides:
+            raise LookupError(f"no topic {topic}")
+        before = self._sides[topic]
+        self._sides[topic] = (*before, side)
+        if not before and topic in topics.SENSORS:
             try:
                 self._wanted(topic)
             except BaseException:
-                self._queues[topic] = tuple(other for other in self._queues[topic] if other is not queue)
+                self._sides[topic] = tuple(other for other in self._sides[topic] if other is not side)
                 raise
-        return queue
 
-    def forget(self, queue: Queue) -> None:
-        """Called by a queue that closes."""
-        before = self._queues[queue.topic]
-        self._queues[queue.topic] = tuple(other for other in before if other is not queue)
-        self._gone[queue.topic] += queue.dropped
-        if before and not self._queues[queue.topic] and queue.topic in topics.SENSORS:
-            self._unwanted(queue.topic)
+    def forget(self, side: Queue | Listener) -> None:
+        """Called by one that closes."""
+        topic = side.topic
+        before = self._sides[topic]
+        self._sides[topic] = tuple(other for other in before if other is not side)
+        self._gone[topic] += side.dropped
+        if before and not self._sides[topic] and topic in topics.SENSORS:
+            self._unwanted(topic)
 
     def publish(self, topic: str, item: object) -> None:
-        queues = self._queues[topic]
-        if queues:
+        sides = self._sides[topic]
+        if sides:
             records = records_in(item)
-            for queue in queues:
-                queue.put(item, records)
+            for side in sides:
+                side.put(item, records)
 
     def listeners(self, topic: str) -> int:
-        return len(self._queues[topic])
+        return len(self._sides[topic])
 
     def dropped(self) -> dict[str, int]:
-        """Records dropped by full queues since the start, by topic, closed queues included."""
+        """Records dropped by full queues and failed listeners since the start, by topic, closed ones included."""
         return {
-            topic: self._gone[topic] + sum(queue.dropped for queue in queues)
-            for topic, queues in sorted(self._queues.items())
+            topic: self._gone[topic] + sum(side.dropped for side in sides)
+            for topic, sides in sorted(self._sides.items())
         }

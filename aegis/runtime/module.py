@@ -62,6 +62,19 @@ class Subscription(Protocol):
     def __exit__(self, *exc: object) -> None: ...
 
 
+class Listening(Protocol):
+    """One listener of a topic, until it is closed or raises; leaving `with` closes it."""
+
+    async def watch(self) -> None:
+        """Until it is closed. Raises what the listener raised; nothing is handed to it from then on."""
+
+    def close(self) -> None:
+        """Stop. Twice is harmless."""
+
+    def __enter__(self) -> Self: ...
+    def __exit__(self, *exc: object) -> None: ...
+
+
 class Bus(Protocol):
     """Topics inside the process (names and items: `runtime/topics.py`). Publishing never waits."""
 
@@ -69,6 +82,9 @@ class Bus(Protocol):
         self, topic: str, *, capacity: int, full: Literal["drop_oldest", "drop_newest"] = "drop_newest"
     ) -> Subscription:
         """Begin to listen. The first listener of a sensor's topic loads the sensor: KernelError when that fails."""
+
+    def listen(self, topic: str, take: Callable[[Any], None]) -> Listening:
+        """As `subscribe`, for who takes an item in the publisher's turn: `take` is quick and never waits."""
 
     def publish(self, topic: str, item: object) -> None:
         """Hand `item` to every listener of `topic`; a listener whose queue is full counts a drop."""

@@ -22,6 +22,13 @@ async def run(call: Callable[[], T]) -> T:
 
     Cancelling leaves the thread to its end, and drops the result: only for calls that end by themselves soon.
     """
+    work, done = _promised(call)
+    threading.Thread(target=work, name="offload", daemon=True).start()
+    return await done
+
+
+def _promised(call: Callable[[], T]) -> tuple[Callable[[], None], asyncio.Future[T]]:
+    """What a thread is to run, and the future on this loop that then has what `call` gives or raises."""
     loop = asyncio.get_running_loop()
     done: asyncio.Future[T] = loop.create_future()
 
@@ -38,13 +45,10 @@ async def run(call: Callable[[], T]) -> T:
             result, error = call(), None
         except BaseException as raised:  # noqa: BLE001  it is raised where it is waited for
             result, error = None, raised
-        try:
+        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
             loop.call_soon_threadsafe(settle, result, error)
-        except RuntimeError:  # the loop is closed: nobody waits any more
-            return
 
-    threading.Thread(target=work, name="offload", daemon=True).start()
-    return await done
+    return work, done
 
 
 class Gatherer(Generic[T]):
@@ -93,6 +97,24 @@ class Gatherer(Generic[T]):
             self._handle(things)
 
 
+class Worker(Gatherer[Callable[[], None]]):
+    """A thread of its own for calls that belong together: one at a time, in the order they were submitted."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(_make_each, name)
+
+    def submit(self, call: Callable[[], T]) -> asyncio.Future[T]:
+        """From the loop: what `call` gives or raises. Cancelling drops the result, not the call."""
+        work, done = _promised(call)
+        self.put(work)
+        return done
+
+
+def _make_each(calls: list[Callable[[], None]]) -> None:
+    for call in calls:
+        call()
+
+
 def this_thread() -> int:
     """What names the calling thread to the clock of its processor time and in the interpreter's table of frames."""
     return threading.get_ident()
@@ -119,47 +141,3 @@ class Lookout:
     def _work(self) -> None:
         while not self._closed.wait(self._look()):
             pass
-
-
-class Worker:
-    """A thread of its own for calls that belong together: one at a time, in the order they were submitted."""
-
-    def __init__(self, name: str) -> None:
-        self._gatherer: Gatherer[Callable[[], None]] = Gatherer(self._handle, name)
-
-    def submit(self, call: Callable[[], T]) -> asyncio.Future[T]:
-        """From the loop: what `call` gives or raises. Cancelling drops the result, not the call."""
-        loop = asyncio.get_running_loop()
-        done: asyncio.Future[T] = loop.create_future()
-
-        def settle(result: T | None, error: BaseException | None) -> None:
-            if done.cancelled():
-                return
-            if error is not None:
-                done.set_exception(error)
-            else:
-                done.set_result(result)  # type: ignore[arg-type]
-
-        def work() -> None:
-            try:
-                result, error = call(), None
-            except BaseException as raised:  # noqa: BLE001  it is raised where it is waited for
-                result, error = None, raised
-            with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
-                loop.call_soon_threadsafe(settle, result, error)
-
-        self._gatherer.put(work)
-        return done
-
-    @staticmethod
-    def _handle(calls: list[Callable[[], None]]) -> None:
-        for call in calls:
-            call()
-
-    def close(self) -> None:
-        """No more calls; those submitted are made. Does not wait; `join` does. Twice is harmless."""
-        self._gatherer.close()
-
-    def join(self, within_s: float | None = None) -> bool:
-        """Wait for the thread's end, after `close`; False when it took longer."""
-        return self._gatherer.join(within_s)

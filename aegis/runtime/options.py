@@ -43,7 +43,7 @@ OPTIONS: tuple[Option, ...] = (
         default=10_000,
         minimum=0,
         maximum=1_000_000,
-        help="Events kept in memory for --last and --since.",
+        help="Events kept in memory for --last and --since; fewer when they have more than 1 KiB on average.",
     ),
     Option(
         name="kernel.interfaces",

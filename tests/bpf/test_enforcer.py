@@ -13,6 +13,7 @@ import pytest
 from aegis.errors import (
     FeatureUnsupported,
     MapAccessFailed,
+    PolicyExists,
     PolicyInvalid,
     PolicyNotFound,
     PolicyUnenforceable,
@@ -461,10 +462,13 @@ def test_who_ordered_a_policy_is_who_may_replace_it(
     assert enforcer.apply(document("mine", 23)).origin == "local"
     assert enforcer.apply(document("theirs", 24), origin="gateway").origin == "gateway"
     for name, origin in (("mine", "gateway"), ("theirs", "local")):
-        with pytest.raises(PolicyInvalid, match=f"the policy {name} in force is of origin"):
+        with pytest.raises(PolicyExists, match=f"the policy {name} in force is of origin") as refused:
             enforcer.apply(document(name, 25), origin=origin)
+        assert refused.value.code == f"policy_exists_{'local' if name == 'mine' else 'gateway'}"
     with pytest.raises(PolicyNotFound, match="of origin gateway"):
         enforcer.remove("mine", origin="gateway")
+    with pytest.raises(PolicyExists):
+        enforcer.check(document("theirs", 25))
     assert verdicts(kernel, 23, 24, 25) == [DENY, DENY, ALLOW]
     enforcer = agent()  # a restart knows it still
     assert {each.name: each.origin for each in enforcer.list()} == {"mine": "local", "theirs": "gateway"}

@@ -186,10 +186,7 @@ class Table:
                     took_ms = (time.monotonic() - started) * 1e3
                     break
         if over is not None and over.opcode == CLOSE:
-            reason = (
-                f" {over.payload[2:].decode()!r}" if over.code == 1000 else ""
-            )  # else it is in the log too
-            said = [f"close {over.code}{reason}", *self.ended(text)]
+            said = [f"close {over.code}", *self.ended(text)]  # whose words are those of the reason
             connection = "closed"
         else:
             connection = "stays" if took_ms or not said else "hangs"
@@ -326,6 +323,12 @@ def test_each_is_answered_as_its_rule_says(run: Run) -> None:
         if row.connection == "hangs" or not good or untold or forbidden or "answer: ok" in row.said:
             wrong.append(row)
     assert not wrong, "\n".join(map(str, wrong))
+
+
+def test_an_answer_that_is_nonsense_ends_as_a_breach_of_the_protocol(run: Run) -> None:
+    ended = [row for row in run.rows if "connection_lost: protocol: " in row.said]
+    assert len(ended) > 20
+    assert not [row for row in ended if not row.said.startswith("close 1002")]
 
 
 def test_answers_come_at_once_and_nobody_else_waits(run: Run) -> None:

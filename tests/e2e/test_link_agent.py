@@ -224,6 +224,12 @@ def test_a_policy_of_the_gateway_is_enforced_listed_and_removed(world: World) ->
             "spec: {egressDeny: [{toPorts: [{ports: [{port: 24, protocol: TCP}]}]}]}\n"
         )
         assert order(there, "3", "remove_policy", name="mine").code == "policy_not_found"
+        taken = document | {"metadata": {"name": "mine", "version": 9}}
+        refused = order(there, "3b", "apply_policy", document=taken)
+        assert (refused.ok, refused.code) == (False, "policy_exists_local")
+        assert "the policy mine in force is of origin local" in refused.text
+        mine = next(row for row in agent.ask("policy.list") if row["policy"] == "mine")
+        assert (mine["policy_version"], mine["origin"], mine["mode"]) == (1, "local", "observe")
         assert order(there, "4", "remove_policy", name="no-telnet").ok
         assert [row["policy"] for row in agent.ask("policy.list")] == ["mine"]
 

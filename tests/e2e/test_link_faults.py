@@ -43,6 +43,7 @@ class Rig:
         self.proxy = Proxy(listener, self._dial)
         self.agent = RunningAgent(world, world.a, "agent", "", LIGHT)
         self.uid = ""
+        self.more = ""  # options of the agent
 
     def _dial(self) -> socket.socket:
         with self.world.b.entered():
@@ -68,7 +69,7 @@ class Rig:
             assert "Traceback" not in self.gate.log.read_text(), self.gate.log.read_text()
 
     def configure(self, *, proxied: bool = False) -> None:
-        text = options(self.gate)
+        text = options(self.gate, more=self.more)
         if proxied:
             text = text.replace(f":{PORT}/", f":{PORT + 1}/")
         (self.agent.directory / "agent.toml").write_text(text)

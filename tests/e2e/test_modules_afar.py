@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 import time
 from collections.abc import Iterator
@@ -232,7 +233,14 @@ def test_a_module_that_spins_on_an_order_is_left_out_and_the_agent_is_back(
         assert took <= BACK_S
         assert states == dict.fromkeys(states, "running") | {"spinner": "failed"}
         beside.join()
-        assert sent[0]["status"] == "timeout" or sent[0]["answer"]["ok"] is False, sent
+        assert sent[0]["status"] == "answered", sent  # by the agent that came after
+        answer = sent[0]["answer"]
+        assert (answer["ok"], answer["code"]) == (False, "module_spun"), answer
+        assert re.match(
+            r"spinner held the agent's loop for [\d.]+ s from 20\S+Z on, at \S+spinner/module.py:",
+            answer["text"],
+        )
+        assert "the agent started again without it" in answer["text"]
         spun = answered(gate, uid, "get_module_status", module_id="spinner")["state"]
         assert (spun["state"], "it held the agent's loop for" in spun["reason"]) == ("failed", True)
         assert agent.log.read_text().count("the agent starts again") == 1

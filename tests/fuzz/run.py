@@ -56,6 +56,8 @@ PLANTED: tuple[tuple[str, str, str, str], ...] = (
     ("agent_session", "aegis/protocol/agent.py", "if not v1.ID.fullmatch(reply.agent_uid):", "if False:"),
     ("upgrade", "aegis/protocol/upgrade.py", "if not is_sound(key):", "if len(key) != 32:"),
     ("items", "aegis/gateway/store/items.py", "(msgspec.MsgspecError, UnicodeDecodeError, RecursionError)", "(msgspec.MsgspecError,)"),
+    ("shared", "aegis/gateway/store/sharing.py", "if each != _NOTHING:", "if False:"),
+    ("shared", "aegis/protocol/shared_items.py", "elif below < place:", "elif below <= place:"),
     ("api", "aegis/gateway/store/reading.py", "max(int(match[1]), int(match[2]))", "int(match[1])"),
     ("api", "aegis/gateway/api/requests.py", "(msgspec.DecodeError, UnicodeDecodeError)", "msgspec.DecodeError"),
     ("block", "aegis/model/block.py", "if type(value) is not bytes or len(value)", "if len(value)"),

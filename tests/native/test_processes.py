@@ -532,6 +532,25 @@ def test_it_stays_small_whatever_happens() -> None:
     assert len(world.table) <= 50 + 20 + 1
 
 
+def test_those_with_long_arguments_are_fewer() -> None:
+    """What has ended takes 1 KiB on average at most, and what just ended is kept whatever it takes."""
+    world = World(keep_ended=50)
+    for at in range(300):
+        each = (1000 + at, START + at * 2048)
+        world.take(exec_record(each, args=b"x" * 16_000, ancestors=()))
+        world.take(exit_record(each))
+        assert len(world.table) == min(at + 1, 3)
+    for at in range(300, 600):
+        each = (1000 + at, START + at * 2048)
+        world.take(exec_record(each, ancestors=()))
+        world.take(exit_record(each))
+    assert len(world.table) == 50
+    large = World(keep_ended=1)
+    large.take(exec_record(PROCESS, args=b"x" * 16_000, ancestors=()))
+    large.take(exit_record(PROCESS))
+    assert len(large.table) == 1
+
+
 def test_sockets_of_processes_never_seen_leave_nothing_behind() -> None:
     world = World(keep_ended=50)
     for at in range(1000):

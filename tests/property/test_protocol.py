@@ -48,6 +48,11 @@ NOISE = st.one_of(
 )
 
 
+def spoken(agent: AgentSession) -> list[str]:
+    """Its frames as a gateway reads them."""
+    return [frame if isinstance(frame, str) else frame.decode() for frame in agent.outgoing()]
+
+
 class Link(RuleBasedStateMachine):
     agent: AgentSession
     gateway: GatewaySession
@@ -103,7 +108,7 @@ class Link(RuleBasedStateMachine):
     def pump(self) -> None:
         moved = True
         while moved:
-            up, down = self.agent.outgoing(), self.gateway.outgoing()
+            up, down = spoken(self.agent), self.gateway.outgoing()
             for frame in up:
                 self.hear_gateway(frame)
             for frame in down:
@@ -115,7 +120,7 @@ class Link(RuleBasedStateMachine):
         self.now_ns += int(seconds * SECOND)
         for each in self.agent.tick(self.now_ns, self.wall):
             assert isinstance(each, AGENT_HAPPENINGS)
-        for frame in self.agent.outgoing():
+        for frame in spoken(self.agent):
             self.hear_gateway(frame)
         for other in self.gateway.tick(self.now_ns):
             assert isinstance(other, gateway_said.Closed)

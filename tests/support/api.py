@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import http.client
 import json
 import socket
@@ -70,6 +71,8 @@ class ScriptedHub(Hub):
         self.beats: list[tuple[str, int | None]] = []
         self.messages: dict[str, MessageView] = {}
         self.ready = True
+        self.stopping = False
+        self.changed = asyncio.Event()  # something was stored
         self.allow_v1 = True
         self.failure: Exception | None = None
         self.answers: Callable[[Order], Any] = lambda _order: {
@@ -194,6 +197,16 @@ class ScriptedHub(Hub):
     async def place(self) -> str:
         return str(len(self.stored))
 
+    async def more(self, query: Query, within_s: float) -> None:
+        if not self.stopping and query.after == str(len(self.stored)):
+            with contextlib.suppress(TimeoutError):
+                self.changed.clear()
+                await asyncio.wait_for(self.changed.wait(), within_s)
+
+    def stop_waiting(self) -> None:
+        self.stopping = True
+        self.changed.set()
+
     def readiness(self) -> Readiness:
         return Readiness(
             ready=self.ready,
@@ -219,6 +232,7 @@ class ScriptedHub(Hub):
                     json=msgspec.json.encode(whole),
                 )
             )
+        self.changed.set()
 
 
 class Answered(msgspec.Struct, frozen=True):

@@ -20,6 +20,11 @@ from tests.support.rawsocket import BINARY, CLOSE, CONTINUATION, PING, TEXT, fra
 Rule = Literal["close", "refuse", "ignore"]
 
 SMALL_ORDER = bytes.fromhex("26e8958fc2b227b045c3f489f2ef98f0d5dfac05d3c63339b13802886d53fc05")
+EXEC: dict[str, Any] = {
+    "schema": "aegis.event",
+    "type": "exec",
+    "time_ns": 1,
+}  # as little as an item may have
 GROUP_ORDER = 2**252 + 27742317777372353535851937790883648493  # L of RFC 8032, section 5.1
 
 
@@ -93,7 +98,10 @@ def _wrong_type(member: str) -> Callable[[Setting], bytes]:
 def _batch(content: dict[str, Any]) -> Callable[[Setting], bytes]:
     """A batch of events with members replaced."""
     good = {"kind": "events", "stream": 1, "first": 0, "boot_id": "0" * 32, "items": []}
-    payload = base64.b64encode(json.dumps({**good, **content}).encode()).decode()
+    compact = json.dumps(
+        {**good, **content}, separators=(",", ":")
+    )  # an item that names another has no spaces
+    payload = base64.b64encode(compact.encode()).decode()
     return lambda s: s.changed(channel=f"agent.{s.uid}.processes", type="event", payload=payload)
 
 
@@ -330,6 +338,16 @@ TO_GATEWAY = (
             (
                 "an item whose time is a string",
                 {"items": [{"schema": "aegis.event", "type": "exec", "time_ns": "1"}]},
+            ),
+            ("shared an object", {"items": [EXEC], "shared": {}}),
+            ("a shared number", {"items": [EXEC], "shared": [1]}),
+            ("1,025 shared objects", {"items": [EXEC], "shared": [{}] * 1025}),
+            ("a shared type", {"items": [{**EXEC, "shared": 0}], "shared": [{"type": "exit"}]}),
+            ("an item names what is not there", {"items": [{**EXEC, "shared": 1}], "shared": [{}]}),
+            ("a shared object names itself", {"items": [EXEC], "shared": [{"a": 1, "shared": 0}]}),
+            (
+                "items of 1 MiB, each with what it names",
+                {"items": [{**EXEC, "shared": 0}] * 130, "shared": [{"a": "x" * 8192}]},
             ),
         )
     ),

@@ -79,7 +79,8 @@ class TestAgent:
 
     async def flush(self) -> None:
         for frame in self.session.outgoing():
-            await self.socket.send(frame if self.ours else _unmarked(frame))
+            said = frame if isinstance(frame, str) else frame.decode()
+            await self.socket.send(said if self.ours else _unmarked(said))
 
     async def until(self, holds: Callable[[], bool], within_s: float = 5.0) -> None:
         """Wait until it holds; looked at whenever something came."""

@@ -1,4 +1,7 @@
-"""Our programs with a bug planted that the ledger must find: `python -m tests.support.link_mutants BUG PROGRAM ARGUMENT...`."""
+"""Our programs with a bug planted that a judge must find: `python -m tests.support.link_mutants BUG PROGRAM ARGUMENT...`.
+
+`looks-each-second` is no bug: an agent that does each second what others do each minute, also give free memory back.
+"""
 
 from __future__ import annotations
 
@@ -65,9 +68,49 @@ def forgets_what_is_under_way() -> None:
     Outbox.disconnected = forgotten  # type: ignore[method-assign]
 
 
+def looks_each_second() -> None:
+    from aegis.agent import wiring
+
+    wiring.LOOK_NS = 1_000_000_000
+
+
+def agent_keeps_64_bytes() -> None:
+    """An agent that keeps 64 bytes of each record for ever."""
+    from aegis.agent.outbox.outbox import Outbox
+
+    looks_each_second()
+    take, kept = Outbox.take, bytearray()
+
+    def keeping(self: Outbox, run: Any) -> None:
+        kept.extend(b"x" * 64 * run.count)
+        take(self, run)
+
+    Outbox.take = keeping  # type: ignore[method-assign]
+
+
+def gateway_keeps_64_bytes() -> None:
+    """A gateway that keeps 64 bytes of each record for ever."""
+    from aegis.gateway.ingest import Ingest
+
+    offer, kept = Ingest.offer, bytearray()
+
+    def keeping(self: Ingest, session: Any, uid: str, what: Any) -> int:
+        kept.extend(b"x" * 64 * len(what.items))
+        return offer(self, session, uid, what)
+
+    Ingest.offer = keeping  # type: ignore[method-assign]
+
+
 BUGS = {
     each.__name__.replace("_", "-"): each
-    for each in (acknowledges_first, stores_twice, forgets_what_is_under_way)
+    for each in (
+        acknowledges_first,
+        stores_twice,
+        forgets_what_is_under_way,
+        looks_each_second,
+        agent_keeps_64_bytes,
+        gateway_keeps_64_bytes,
+    )
 }
 
 

@@ -30,6 +30,10 @@ class Shelf:
         self.in_flight: list[Block] = []
         self.acknowledgements: list[tuple[int, BlockClass, int]] = []
         self.disconnects = 0
+        self.findings_alone = False
+
+    def confine(self, *, to_findings: bool) -> None:
+        self.findings_alone = to_findings
 
     def put(self, block: Block) -> None:
         self.waiting.append(block)
@@ -38,8 +42,10 @@ class Shelf:
 
     def sendable(self, most_bytes: int) -> list[Block]:
         given: list[Block] = []
-        while self.waiting and (not given or sum(len(one.records) for one in given) < most_bytes):
-            given.append(self.waiting.pop(0))
+        going = [one for one in self.waiting if one.cls is BlockClass.FINDING or not self.findings_alone]
+        while going and (not given or sum(len(one.records) for one in given) < most_bytes):
+            given.append(going.pop(0))
+            self.waiting.remove(given[-1])
         self.in_flight += given
         return given
 
@@ -51,6 +57,7 @@ class Shelf:
 
     def disconnected(self) -> None:
         self.disconnects += 1
+        self.findings_alone = False
         self.waiting, self.in_flight = self.in_flight + self.waiting, []
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from aegis.protocol import agent_happenings as agent_said
@@ -103,7 +103,8 @@ class Pair:
         moved = True
         while moved:
             moved = False
-            for frame in self.agent.outgoing():
+            for said in self.agent.outgoing():
+                frame = said if isinstance(said, str) else said.decode()
                 moved = True
                 self.up.append(frame)
                 self.gateway_heard += self.shared.drive(self.gateway, frame, self.now_ns, self.wall_s)
@@ -131,5 +132,5 @@ class Pair:
         return self
 
 
-def channels_of(frames: list[str]) -> list[str]:
+def channels_of(frames: Sequence[str | bytearray]) -> list[str]:
     return [json.loads(each)["channel"] for each in frames]

@@ -30,6 +30,7 @@ from aegis.protocol import upgrade
 from aegis.protocol.gateway import GatewayKeys, GatewaySession
 from aegis.protocol.registration import Registrations
 from aegis.protocol.replay import ReplayCache
+from aegis.protocol.shared_items import expand
 
 
 class Link:
@@ -176,9 +177,12 @@ class SmallGateway:
     # ---- what a test asks
 
     def items(self, cls: str) -> list[dict[str, Any]]:
-        """Every item of a class that came, decoded, duplicates too."""
+        """Every item of a class that came, decoded, with what it shares with others; duplicates too."""
         return [
-            msgspec.json.decode(item) for batch in self.batches if batch.cls == cls for item in batch.items
+            msgspec.json.decode(expand(bytes(item), [bytes(each) for each in batch.shared]))
+            for batch in self.batches
+            if batch.cls == cls
+            for item in batch.items
         ]
 
     def answer(self, identity: str) -> happenings.Answer | None:

@@ -77,7 +77,7 @@ def push(session: AgentSession, channel: str, message: object) -> str:
     return GATEWAY.push(session.public_key, channel, message)
 
 
-def inner(frame: str) -> dict[str, Any]:
+def inner(frame: str | bytearray) -> dict[str, Any]:
     return dict(json.loads(base64.b64decode(json.loads(frame)["payload"])))
 
 

@@ -2,6 +2,8 @@
  * millisecond.
  *
  *   tester exec N PATH [ARG...]           start PATH N times, waiting for each
+ *   tester marked NAME N                  start itself N times as `nothing NAME-0`, `nothing NAME-1`, ...
+ *   tester nothing [ARG...]               end at once
  *   tester connect N ADDRESS PORT         TCP connect and close N times
  *   tester udp N SIZE ADDRESS PORT        N datagrams of SIZE bytes from one socket
  *   tester udp-each N SIZE ADDRESS PORT   N datagrams, each from a process of its own
@@ -104,6 +106,23 @@ static void run_exec(long count, char **arguments)
     }
 }
 
+static void run_marked(long count, char *self, const char *name)
+{
+    extern char **environ;
+    char mark[256];
+    char *arguments[] = {self, "nothing", mark, NULL};
+    for (long i = 0; i < count; i++) {
+        pid_t pid;
+        pace(i);
+        snprintf(mark, sizeof mark, "%s-%ld", name, i);
+        int result = posix_spawn(&pid, self, NULL, NULL, arguments, environ);
+        if (result)
+            failed(result);
+        else if (waitpid(pid, NULL, 0) == pid)
+            done++;
+    }
+}
+
 static void run_connect(long count, const char *address, const char *port)
 {
     struct sockaddr_storage target;
@@ -199,17 +218,21 @@ static void report(void)
 
 int main(int argc, char **argv)
 {
+    if (argc >= 2 && !strcmp(argv[1], "nothing"))
+        return 0;
     const char *rate = getenv("AEGIS_PER_SECOND");
     per_second = rate ? atof(rate) : 0;
     clock_gettime(CLOCK_MONOTONIC, &started);
     if (argc >= 4 && !strcmp(argv[1], "exec")) {
         run_exec(atol(argv[2]), argv + 3);
+    } else if (argc == 4 && !strcmp(argv[1], "marked")) {
+        run_marked(atol(argv[3]), argv[0], argv[2]);
     } else if (argc == 5 && !strcmp(argv[1], "connect")) {
         run_connect(atol(argv[2]), argv[3], argv[4]);
     } else if (argc == 6 && (!strcmp(argv[1], "udp") || !strcmp(argv[1], "udp-each"))) {
         run_udp(atol(argv[2]), (size_t)atol(argv[3]), argv[4], argv[5], !strcmp(argv[1], "udp-each"));
     } else {
-        fprintf(stderr, "usage: tester exec|connect|udp|udp-each N ...\n");
+        fprintf(stderr, "usage: tester exec|marked|connect|udp|udp-each N ...\n");
         return 2;
     }
     report();

@@ -93,15 +93,25 @@ def _one_less(records: bytes, base_ns: int, **limits: int) -> list[tuple[int, in
     return transcode.to_json(records, base_ns, **limits)[:-1]
 
 
+def _shares_less(records: bytes, base_ns: int, **limits: int) -> list[tuple[int, int, bytes, bytes]]:
+    parts = transcode.to_shared_json(records, base_ns, **limits)
+    return [
+        (first, count, items.replace(b',"shared":0}', b"}"), shared) for first, count, items, shared in parts
+    ]
+
+
 def _one_more(data: bytes, offset: int, count: int) -> int:
     return transcode.end_of(data, offset, count) + 1
 
 
-@pytest.mark.parametrize(("function", "bug"), [("to_json", _one_less), ("end_of", _one_more)])
+@pytest.mark.parametrize(
+    ("function", "bug"), [("to_json", _one_less), ("to_shared_json", _shares_less), ("end_of", _one_more)]
+)
 def test_a_bug_of_the_native_transcoder_is_found(function: str, bug: Callable[..., object]) -> None:
     """It cannot be planted in the source without a build, so it is planted behind it."""
     one, seeds = entry.load("transcode"), entry.corpus("transcode")
-    native = {"to_json": transcode.to_json, "end_of": transcode.end_of}
+    names = ("to_json", "to_shared_json", "end_of")
+    native = {name: getattr(transcode, name) for name in names}
     fake = ModuleType("transcode")
     fake.__dict__.update(vars(transcode) | native | {function: bug})
     with pytest.MonkeyPatch.context() as patch:

@@ -8,17 +8,17 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
-from websockets.asyncio.client import ClientConnection
 from websockets.exceptions import ConnectionClosed
 
-from aegis._native.transcode import to_json
+from aegis._native.transcode import to_json, to_shared_json
 from aegis.agent.link.complaints import escaped
+from aegis.agent.link.dial import Connection
 from aegis.agent.link.unsaid import Change, Reply, Unsaid
 from aegis.agent.link.window import Window
-from aegis.errors import ConnectionLost, GatewayRefused
+from aegis.errors import ConnectionLost, GatewayRefused, TransportError
 from aegis.model.block import Block, BlockClass
 from aegis.model.event import LossEvent
 from aegis.model.event import encode as encode_event
@@ -34,6 +34,8 @@ MOST_COMPLAINTS = (
     1000  # frames of one connection that were refused or errors; then it is a broken or hostile peer
 )
 ANSWER_TEXT, ANSWER_CODE = 8192, 256  # characters a gateway of ours takes
+GOODBYE, NONSENSE, OWN_FAULT = 1000, 1002, 1011  # the close codes of RFC 6455 that this end gives
+REASON_BYTES = 123  # of a close frame
 REPLACED, REPLACED_S = 4001, 60.0  # two that take each other's place do it once a minute
 SECOND = 1_000_000_000
 _SECONDS = re.compile(r"\b([0-9]{1,5}(?:\.[0-9]{1,3})?) ?s\b")
@@ -58,17 +60,18 @@ class Source(Protocol):
 class Drive:
     """Made for one open connection. `took` hears every happening, `wall_s` tells the time the gateway goes by.
 
-    `beat` is called with each heartbeat, for what is to be looked at now and then.
+    `count` gets what came of each frame, `beat` is called with each heartbeat, for what is to be looked at now and then.
     """
 
     def __init__(
         self,
-        connection: ClientConnection,
+        connection: Connection,
         session: AgentSession,
         *,
         clock: Clock,
         wall_s: Callable[[], int],
         took: Callable[[AgentHappening], None],
+        count: Callable[[Sequence[AgentHappening]], None],
         beat: Callable[[], None],
         source: Source,
         unsaid: Unsaid,
@@ -80,17 +83,23 @@ class Drive:
         self._clock = clock
         self._wall_s = wall_s
         self._took = took
+        self._count = count
         self._beat = beat
         self._source = source
         self._unsaid = unsaid
         self._window = window
         self._log = log
         self._something = asyncio.Event()
+        self._phase = session.phase
         self._timer: asyncio.TimerHandle | None = None
+        self._due_ns = 0  # when the timer is for
         self._pong_timer: asyncio.TimerHandle | None = None
         self._ping_due = False
         self._over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._complaints = 0
+        self._farewell: tuple[int, str] | None = (
+            None  # code and reason of the close frame, where this end chose the end
+        )
         self.batches_sent = 0
 
     def wake(self) -> None:
@@ -127,11 +136,21 @@ class Drive:
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         error = None if task.cancelled() else task.exception()
-        self._end(error or ConnectionLost("the connection ended"))
+        self._broke(error or ConnectionLost("the connection ended"))
 
-    def _end(self, error: BaseException) -> None:
-        if not self._over.done():
-            self._over.set_exception(error)
+    def _broke(self, error: BaseException) -> None:
+        """A task or callback of this end raised it; what is no end of a connection is a mistake of ours."""
+        self._end(error)
+        if not isinstance(error, TransportError | BeginAnew):
+            self._farewell = OWN_FAULT, "an error of the agent's own"
+
+    def _end(self, error: BaseException, code: int | None = None) -> None:
+        """`code`: that of the close frame, whose reason is the error's text; None where nothing is to be said of it."""
+        if self._over.done():
+            return
+        if code is not None:
+            self._farewell = code, str(error)
+        self._over.set_exception(error)
 
     # ---- in
 
@@ -144,9 +163,9 @@ class Drive:
                 if not frames % FRAMES_A_TURN:
                     await asyncio.sleep(0)
                 frame = await self._connection.recv()
-                self._take(
-                    self._session.receive(frame, self._clock.monotonic_ns(), self._wall_s()),
-                )
+                happened = self._session.receive(frame, self._clock.monotonic_ns(), self._wall_s())
+                self._count(happened)
+                self._take(happened)
         except ConnectionClosed as error:
             raise lost(error) from error
 
@@ -155,35 +174,46 @@ class Drive:
             self._took(one)
             match one:
                 case Closed(code="refused"):
-                    self._end(GatewayRefused(f"the gateway refused: {escaped(one.reason)}"))
+                    self._end(GatewayRefused(f"the gateway refused: {escaped(one.reason)}"), GOODBYE)
                 case Closed():
-                    self._end(ConnectionLost(f"{one.code}: {escaped(one.reason)}"))
+                    code = NONSENSE if one.code == "protocol" else GOODBYE
+                    self._end(ConnectionLost(f"{one.code}: {escaped(one.reason)}"), code)
                 case ReconnectWanted():
-                    self._end(BeginAnew(one.reason))
+                    self._end(BeginAnew(escaped(one.reason)), GOODBYE)
                 case Refused() | PeerError():
                     self._complaints += 1
                     if self._complaints == MOST_COMPLAINTS:
-                        self._end(ConnectionLost(f"{MOST_COMPLAINTS} of its frames were errors"))
+                        self._end(ConnectionLost(f"{MOST_COMPLAINTS} of its frames were errors"), NONSENSE)
         self._settle()
 
     def _settle(self) -> None:
         """After anything the session did: its frames go out, and its next deadline is waited for."""
-        self._something.set()
+        phase = self._session.phase
+        if self._session.waiting or self._ping_due or phase is not self._phase:
+            self._phase = phase
+            self._something.set()
+        due = self._session.next_deadline()
         if self._timer is not None:
+            if due == self._due_ns:
+                return
             self._timer.cancel()
             self._timer = None
-        due = self._session.next_deadline()
         if due is not None and not self._over.done():
+            self._due_ns = due
             left_s = max(due - self._clock.monotonic_ns(), 0) / SECOND
             self._timer = asyncio.get_running_loop().call_later(left_s, self._tick)
 
     def _tick(self) -> None:
+        """A callback of the loop: what it raised would otherwise leave a link that never ticks again."""
         self._timer = None
-        happened = self._session.tick(self._clock.monotonic_ns(), self._wall_s())
-        if self._session.phase is Phase.UP:  # a heartbeat: an idle agent wakes once for all of these
-            self._ping_due = True
-            self._beat()
-        self._take(happened)
+        try:
+            happened = self._session.tick(self._clock.monotonic_ns(), self._wall_s())
+            if self._session.phase is Phase.UP:  # a heartbeat: an idle agent wakes once for all of these
+                self._ping_due = True
+                self._beat()
+            self._take(happened)
+        except Exception as error:  # noqa: BLE001  it ends the connection, and who keeps the link tells of it
+            self._broke(error)
 
     # ---- out
 
@@ -203,8 +233,9 @@ class Drive:
             blocks = self._source.sendable(room)
             if not blocks:
                 return
-            for block in blocks:
-                self._window.take(block)
+            if self._session.takes(BlockClass.EVENT):  # who takes findings alone acknowledges nothing
+                for block in blocks:
+                    self._window.take(block)
             for block in blocks:
                 await self._write_said()
                 await self._write_block(block)
@@ -234,18 +265,17 @@ class Drive:
         )
 
     def _room(self) -> int:
-        return self._window.room if self._session.takes(BlockClass.EVENT) else 0
+        return self._window.room if self._session.takes(BlockClass.FINDING) else 0
 
     async def _write_frames(self) -> None:
         for frame in self._session.outgoing():
-            await self._connection.send(frame)
+            if not self._connection.offer(frame):
+                await self._connection.send(frame, text=True)
 
     async def _write_block(self, block: Block) -> None:
         """As one batch or, where the JSON is larger, as some."""
         try:
-            parts = to_json(
-                block.records, block.base_ns, most_items=v1.BATCH_ITEMS, most_bytes=v1.BATCH_BYTES
-            )
+            parts = parts_of(block, shares=self._session.shares)
         except ValueError as error:
             self._log.error("block not sent", cls=block.cls.value, first=block.first, error=str(error))
             # One item in the place of all of them; the next block's acknowledgement stands for this one too.
@@ -256,8 +286,8 @@ class Drive:
                 reason="unreadable",
                 count=block.count,
             )
-            parts = [(0, 1, b"[" + encode_event(lost) + b"]")]
-        for index, (offset, _, items) in enumerate(parts):
+            parts = [(0, b"[" + encode_event(lost) + b"]", b"")]
+        for index, (offset, items, shared) in enumerate(parts):
             if not self._session.takes(block.cls):
                 # A later block's acknowledgement would stand for this one too: it is sent again on a connection anew.
                 raise BeginAnew("the gateway forgot this agent in the middle of a block")
@@ -267,6 +297,7 @@ class Drive:
                 first=block.first + offset,
                 boot_id=block.boot_id,
                 items_json=items,
+                shared_json=shared,
                 losses=block.losses if index == 0 else (),
                 wall_s=self._wall_s(),
             )
@@ -292,17 +323,35 @@ class Drive:
 
     def _no_pong(self) -> None:
         self._pong_timer = None
-        self._end(ConnectionLost(f"the gateway answered no ping for {PONG_S:g} s"))
+        self._end(ConnectionLost(f"the gateway answered no ping for {PONG_S:g} s"), GOODBYE)
 
     # ---- the end
 
     async def close(self, reason: str) -> None:
-        """Say that it is over and why; a peer that does not listen is left."""
+        """Say that it is over and why, by `reason` where nothing ended it; a peer that does not listen is left."""
+        code, why = self._farewell or (GOODBYE, reason)
         try:
             with contextlib.suppress(OSError):
-                await self._connection.close(1000, reason)
+                await self._connection.close(
+                    code, legible(why).encode()[:REASON_BYTES].decode(errors="ignore")
+                )
         finally:
             self._connection.transport.abort()
+
+
+def parts_of(block: Block, *, shares: bool) -> list[tuple[int, bytes, bytes]]:
+    """A batch each: the place of its first item, the items, and what they name. Raises ValueError: no records."""
+    if shares:
+        parts = to_shared_json(
+            block.records,
+            block.base_ns,
+            most_items=v1.BATCH_ITEMS,
+            most_bytes=v1.BATCH_BYTES,
+            most_expanded=v1.BATCH_EXPANDED_BYTES,
+        )
+        return [(first, items, shared) for first, _, items, shared in parts]
+    plain = to_json(block.records, block.base_ns, most_items=v1.BATCH_ITEMS, most_bytes=v1.BATCH_BYTES)
+    return [(first, items, b"") for first, _, items in plain]
 
 
 def lost(error: ConnectionClosed) -> ConnectionLost:

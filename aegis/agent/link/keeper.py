@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections import Counter
+import traceback
 from typing import TYPE_CHECKING
 
 from aegis.agent import identity as identities
@@ -12,7 +12,7 @@ from aegis.agent.link.complaints import Complaints, escaped
 from aegis.agent.link.dial import dial
 from aegis.agent.link.drive import BeginAnew, Drive, Replaced
 from aegis.agent.link.window import Window
-from aegis.errors import GatewayRefused, StorageError, TransportError
+from aegis.errors import ConnectionLost, GatewayRefused, StorageError, TransportError
 from aegis.model.link import LinkState
 from aegis.protocol.agent import AgentIdentity, AgentSession, Registration
 from aegis.protocol.agent_happenings import (
@@ -40,6 +40,7 @@ UNREACHABLE, REFUSED = "gateway_unreachable", "gateway_refused"
 KEY_CHANGED = "gateway_key_changed"
 KEY_UNUSABLE, NOT_KEPT = "identity_unusable", "registration_not_kept"
 CONFLICT = Replaced.code
+BROKEN = "link_broken"
 CLOCK_DIFFERS, SILENT = "clock_differs", "gateway_stores_nothing"
 CLOCK_S = 60  # a clock this far off is learnt from a gateway that refuses for it
 MOST_OFFSET_S = 86_400  # nobody signed that refusal: further, only a clock that was never set is helped by it
@@ -67,13 +68,13 @@ class Keeper:
         self._offset_s = 0  # the gateway's clock minus this host's, where that was refused
         self._told_offset_s = 0  # that of the condition
         self._complaints = Complaints(uplink.log.warning, uplink.clock.monotonic_ns)
+        self._faults = Complaints(uplink.log.error, uplink.clock.monotonic_ns)
         self._gateway_key = b""
         self._proven = False  # this connection authenticated: what it refuses now is not for the time
         self._window = Window(0)
         self._drive: Drive | None = None
         self._connected_ns: int | None = None
         self._heard_ns = 0  # when the last block was acknowledged, or none was in flight
-        self._frames_refused: Counter[str] = Counter()
 
     async def keep(self) -> None:
         """Until cancelled."""
@@ -86,8 +87,10 @@ class Keeper:
                 pause_s = self._anew(error)
             except (TransportError, StorageError) as error:
                 pause_s = self._failed(error)
+            except Exception as error:  # noqa: BLE001  whatever it is: no peer may end who keeps the link
+                pause_s = self._broke(error)
             else:
-                raise AssertionError("an attempt ends by what it raises")
+                pause_s = self._failed(ConnectionLost("the connection ended"))
             await self._clock.sleep(pause_s)
 
     def _wake(self) -> None:
@@ -129,6 +132,18 @@ class Keeper:
         self._uplink.log.warning("link failed", code=error.code, error=str(error))
         return pause_s
 
+    def _broke(self, error: Exception) -> float:
+        """A mistake of ours, or a failure nobody thought of: told with its place, and tried again like any other."""
+        self._pauses_so_far()
+        pause_s = self._backoff.next_s()
+        text = escaped(f"{type(error).__name__} at {_place(error)}: {error}")
+        self._health.raise_(
+            BROKEN, text, "a mistake of the agent's own: tell its makers the text and the place"
+        )
+        self._uplink.is_now(LinkState.BACKOFF, f"{BROKEN}: {text}; tries again in {pause_s:.0f} s")
+        self._faults.add("link broken", type(error).__name__, text)
+        return pause_s
+
     # ---- one connection
 
     async def _attempt(self) -> None:
@@ -144,6 +159,7 @@ class Keeper:
             clock=self._clock,
             wall_s=self._wall_s,
             took=self._took,
+            count=self._uplink.count,
             beat=self._beat,
             source=self._outbox,
             unsaid=self._uplink.unsaid,
@@ -194,6 +210,7 @@ class Keeper:
                 self._uplink.on_order(one)
             case Authenticated():
                 self._proven = True
+                self._outbox.confine(to_findings=not one.batches)
                 self._uplink.authenticated()
                 if one.gateway_key == self._gateway_key:  # the one that is kept since it was warned of
                     self._health.clear(KEY_CHANGED)
@@ -205,7 +222,6 @@ class Keeper:
             case PeerError():
                 self._complaints.add("gateway reports an error", "", escaped(one.text))
             case Refused():
-                self._frames_refused[one.code] += 1
                 self._complaints.add("frame of the gateway refused", one.code, escaped(one.text))
             case Closed():
                 self._learn_time(one)
@@ -227,7 +243,7 @@ class Keeper:
         self._uplink.is_called(one.uid)
         self._uplink.is_now(LinkState.CONNECTED)
         self._connected_ns = self._heard_ns = self._clock.monotonic_ns()
-        for code in (UNREACHABLE, REFUSED):
+        for code in (UNREACHABLE, REFUSED, BROKEN):
             self._health.clear(code)
         for change in self._uplink.standing():
             self._uplink.unsaid.change(change)
@@ -236,7 +252,8 @@ class Keeper:
         self._heard_ns = self._clock.monotonic_ns()
         self._health.clear(SILENT)
         self._outbox.acknowledged(one.stream, one.cls, one.next_)
-        if self._window.acknowledged(one.stream, one.cls, one.next_):
+        waits = not self._window.room
+        if self._window.acknowledged(one.stream, one.cls, one.next_) and waits:
             self._wake()
 
     def _beat(self) -> None:
@@ -286,6 +303,14 @@ class Keeper:
 def _credible(now_s: int, offset_s: int) -> bool:
     """Whether to go by a gateway's time that nobody signed: what is signed for a later day can be used on that day."""
     return now_s < SET_S or abs(offset_s) <= MOST_OFFSET_S
+
+
+def _place(error: Exception) -> str:
+    """FILE:LINE of the innermost frame of the traceback."""
+    frames = traceback.extract_tb(error.__traceback__)
+    return (
+        "/".join(frames[-1].filename.split(os.sep)[-2:]) + f":{frames[-1].lineno}" if frames else "no place"
+    )
 
 
 def _print(key: bytes) -> str:

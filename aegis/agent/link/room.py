@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack, ExitStack
 from typing import TYPE_CHECKING
 
 from aegis.agent.link import standing
 from aegis.agent.link.choice import choose
 from aegis.agent.link.facts import facts
-from aegis.agent.link.unsaid import Change
+from aegis.agent.link.unsaid import Change, Reply
 from aegis.agent.module_orders import ModuleOrders
 from aegis.agent.options import Options
 from aegis.agent.uplink import Uplink
@@ -25,7 +25,8 @@ from aegis.runtime.counters import Counters
 from aegis.runtime.health import Conditions, ScopedHealth
 
 if TYPE_CHECKING:
-    from aegis.agent.commands import Enforcer
+    from aegis.agent.commands import Commands, Enforcer
+    from aegis.agent.held_off import Interrupted
     from aegis.agent.outbox.outbox import Outbox
 
 DRAIN_S = 1.0  # of a stop, for what is under way; the rest waits on disk for the next start
@@ -57,6 +58,7 @@ class LinkRoom:
         self._conditions = conditions
         self._health = health
         self._statuses: Callable[[], tuple[ModuleStatus, ...]] = tuple
+        self._commands: Commands | None = None
         self.outbox: Outbox | None = None
         self.log = logging.logger(source="link")
         self.uplink = Uplink(
@@ -78,6 +80,9 @@ class LinkRoom:
         """Take what is published from now on, until `stack` closes. Storage that cannot be had is a condition."""
         if not self.wanted:
             return
+        from aegis.agent.commands import IDENTITY as ORDERS
+        from aegis.agent.link.frames import IDENTITY as FRAMES
+        from aegis.agent.link.frames import Frames
         from aegis.agent.outbox.outbox import IDENTITY, Outbox
         from aegis.agent.outgoing import Outgoing
 
@@ -92,6 +97,10 @@ class LinkRoom:
         stack.push_async_callback(outbox.close, LAST_S)
         await outbox.open()
         stack.enter_context(counters.count(IDENTITY, outbox.terms))
+        frames = Frames()
+        self.uplink.count = frames.count
+        stack.enter_context(counters.count(FRAMES, frames.terms))
+        stack.enter_context(counters.count(ORDERS, self._order_terms))
         Outgoing(self._bus, outbox, self._clock).open(group, stack.enter_context(ExitStack()))
 
     def _boot_id(self) -> bytes:
@@ -101,14 +110,20 @@ class LinkRoom:
             self.log.warning("boot id not read; records are told apart by stream alone", error=str(error))
             return bytes(16)
 
-    def obey(self, orders: ModuleOrders, enforcer: Enforcer, group: asyncio.TaskGroup) -> None:
-        """Take orders from here on."""
+    def obey(
+        self,
+        orders: ModuleOrders,
+        enforcer: Enforcer,
+        group: asyncio.TaskGroup,
+        interrupted: Iterable[Reply] = (),
+    ) -> None:
+        """Take orders from here on. `interrupted`: answers to those an agent before this one could not end."""
         self._statuses = orders.statuses
         if not self.wanted:
             return
         from aegis.agent.commands import Commands
 
-        self.uplink.on_order = Commands(
+        self._commands = Commands(
             orders,
             enforcer,
             group=group,
@@ -116,7 +131,16 @@ class LinkRoom:
             answer=self.uplink.answer,
             clock=self._clock,
             log=self.log,
-        ).take
+        )
+        self._commands.answer(interrupted)
+        self.uplink.on_order = self._commands.take
+
+    def under_way(self) -> Sequence[Interrupted]:
+        """Orders without an answer yet. From any thread."""
+        return () if self._commands is None else self._commands.under_way()
+
+    def _order_terms(self) -> Mapping[str, Mapping[str, int]]:
+        return {} if self._commands is None else self._commands.terms()
 
     # ---- what is told
 

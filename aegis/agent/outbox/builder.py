@@ -1,8 +1,8 @@
 """Open blocks: runs of records put together until their block is full or its time has come.
 
-A block closes at 48 KiB, at 512 records, when a run with another base comes, or at its flush time: findings and verdicts
-1 ms after the first record, flows as well (a harvest comes as several runs), samples at once, events at once when there
-was none for 50 ms, else 50 ms after the first.
+A block closes at 128 KiB, at 512 records, when a run with another base comes, or at its flush time: findings and verdicts
+1 ms after the first record, flows as well (a harvest comes as several runs), samples at once, events at once while
+they are few (40 blocks a second, and 400 events between them), else 50 ms after the first.
 """
 
 from __future__ import annotations
@@ -14,13 +14,16 @@ import msgspec
 
 from aegis.model.block import BlockClass, Encoded, end_of
 
-MOST_BYTES: Final = 48 << 10
+MOST_BYTES: Final = 128 << 10
 MOST_RECORDS: Final = 512
-QUIET_NS: Final = 50_000_000
+GATHER_NS: Final = 50_000_000
+FEW_A_SECOND: Final = 40
+FEW_AT_ONCE: Final = 20
+OF_ONE: Final = 10  # events that count as much as a block of their own: a block costs more than what is in it
 FLUSH_NS: Final = {
     BlockClass.FINDING: 1_000_000,
     BlockClass.VERDICT: 1_000_000,
-    BlockClass.EVENT: QUIET_NS,
+    BlockClass.EVENT: GATHER_NS,
     BlockClass.FLOW: 1_000_000,
     BlockClass.SAMPLE: 0,
 }
@@ -46,7 +49,9 @@ class Builder:
 
     def __init__(self) -> None:
         self._open: dict[BlockClass, Draft] = {}
-        self._last_event_ns = -QUIET_NS
+        self._few = float(FEW_AT_ONCE)  # blocks that may still go at once
+        self._few_ns = 0  # when that was so
+        self.drafts = 0  # begun so far
 
     def add(self, run: Encoded, now_ns: int) -> list[Draft]:
         """Take a run; the blocks that are closed by it, oldest first."""
@@ -54,24 +59,30 @@ class Builder:
             return []
         closed: list[Draft] = []
         pieces = (run,) if run.count <= MOST_RECORDS and len(run.records) <= MOST_BYTES else split(run)
-        quiet = now_ns - self._last_event_ns >= QUIET_NS
-        if run.cls is BlockClass.EVENT:
-            self._last_event_ns = now_ns
+        at_once = run.cls is BlockClass.EVENT and self._may_go(run.count, now_ns)
         for piece in pieces:
             draft = self._open.get(piece.cls)
             if draft is not None and not _fits(draft, piece):
                 closed.append(self._open.pop(piece.cls))
                 draft = None
             if draft is None:
-                at_once = quiet and piece.cls is BlockClass.EVENT
-                due_ns = now_ns if at_once else now_ns + FLUSH_NS[piece.cls]
-                draft = self._open[piece.cls] = Draft(piece.cls, piece.base_ns, due_ns)
+                draft = Draft(piece.cls, piece.base_ns, now_ns + FLUSH_NS[piece.cls])
+                self._open[piece.cls] = draft
+                self.drafts += 1
             draft.runs.append(piece.records)
             draft.count += piece.count
             draft.size += len(piece.records)
-            if draft.due_ns <= now_ns or draft.count >= MOST_RECORDS or draft.size >= MOST_BYTES:
+            if at_once or draft.due_ns <= now_ns or draft.count >= MOST_RECORDS or draft.size >= MOST_BYTES:
                 closed.append(self._open.pop(piece.cls))
         return closed
+
+    def _may_go(self, count: int, now_ns: int) -> bool:
+        """Whether a block with so many events more may go at once."""
+        left = min(self._few + (now_ns - self._few_ns) * FEW_A_SECOND / 1e9, FEW_AT_ONCE)
+        cost = max(1.0, count / OF_ONE)
+        self._few_ns = now_ns
+        self._few = max(0.0, left - (cost if left >= cost else count / OF_ONE))
+        return left >= cost
 
     def close_due(self, now_ns: int) -> list[Draft]:
         """The blocks whose time has come."""
@@ -85,7 +96,8 @@ class Builder:
 
     def due_ns(self) -> int | None:
         """When `close_due` will have something."""
-        return min((draft.due_ns for draft in self._open.values()), default=None)
+        due = [draft.due_ns for draft in self._open.values()]
+        return min(due) if due else None
 
     def records(self, cls: BlockClass) -> int:
         """Records of the class in its open block."""

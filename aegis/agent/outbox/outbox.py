@@ -128,16 +128,12 @@ class Outbox:
         """Records of one class. Never waits, never raises."""
         now_ns = self._clock.monotonic_ns()
         self._queue.shelf(run.cls).tally.taken += run.count
+        opened = self._builder.drafts
         closed = self._builder.add(run, now_ns)
         if closed:
             self._admit(closed)
-        self._arm()
-
-    def take_lost(self, cls: BlockClass, stage: str, kind: str, reason: str, count: int) -> None:
-        """Records of a class that got lost on the way here: told in the next block of the class."""
-        self._queue.shelf(cls).add_losses({(stage, kind, reason): count})
-        self._queue.changed(self._clock.monotonic_ns())
-        self._arm()
+        if closed or self._timer is None or self._builder.drafts != opened:
+            self._arm()  # else nothing is due sooner than before
 
     def _admit(self, drafts: list[Draft]) -> None:
         now_ns = self._clock.monotonic_ns()
@@ -167,6 +163,10 @@ class Outbox:
             self._ready.clear()
         self._pump()
         return found
+
+    def confine(self, *, to_findings: bool) -> None:
+        """Until the disconnection: `sendable` gives findings alone, for a gateway that takes nothing else."""
+        self._queue.confine(to_findings=to_findings)
 
     def _return(self) -> None:
         if not self._queue.link():
@@ -262,17 +262,19 @@ class Outbox:
         """See that `_turn` runs when the next thing is due."""
         if self._worker is None or self._closing:
             return
-        due = [at for at in (self._builder.due_ns(), self._next_job_ns()) if at is not None]
-        if not due:
+        at_ns, job_ns = self._builder.due_ns(), self._next_job_ns()
+        if at_ns is None or (job_ns is not None and job_ns < at_ns):
+            at_ns = job_ns
+        if at_ns is None:
             return
-        at_ns = min(due)
         if self._timer is not None:
             if self._timer_ns <= at_ns:
                 return
             self._timer.cancel()
         self._timer_ns = at_ns
-        left_s = max(0.0, (at_ns - self._clock.monotonic_ns()) / 1e9)
-        self._timer = asyncio.get_running_loop().call_later(left_s, self._turn)
+        # Whole milliseconds, as uvloop counts, and upwards: one that comes early finds nothing to do and comes again.
+        left_ms = max(0, -((self._clock.monotonic_ns() - at_ns) // 1_000_000))
+        self._timer = asyncio.get_running_loop().call_later(left_ms / 1e3, self._turn)
 
     def _next_job_ns(self) -> int | None:
         if self._busy:
@@ -283,9 +285,11 @@ class Outbox:
 
     def _turn(self) -> None:
         self._timer = None
-        closed = self._builder.close_due(self._clock.monotonic_ns())
-        self._admit(closed)
-        self._pump()
+        now_ns = self._clock.monotonic_ns()
+        self._admit(self._builder.close_due(now_ns))
+        job_ns = self._next_job_ns()
+        if job_ns is not None and job_ns <= now_ns:
+            self._pump()
         self._arm()
 
     # ---- the store's thread, one job at a time

@@ -87,6 +87,7 @@ class Queue:
         self._flights: dict[tuple[int, BlockClass], deque[Flight]] = {}
         self._turn = 0
         self._linked = False
+        self._going = CLASSES  # what may be handed out now
         self._committing: list[Entry] = []
         self._changed_ns: int | None = None  # since when deletions or losses wait to be written
         self._memory = 0  # bytes of entries
@@ -151,10 +152,14 @@ class Queue:
         finding = self._shelves[BlockClass.FINDING]
         yield finding, finding.live
         yield finding, finding.backlog
-        for cls in CLASSES[1:]:
+        for cls in self._going[1:]:
             yield self._shelves[cls], self._shelves[cls].live
-        for cls in CLASSES[1:]:
+        for cls in self._going[1:]:
             yield self._shelves[cls], self._shelves[cls].backlog
+
+    def confine(self, *, to_findings: bool) -> None:
+        """Until the disconnection: hand out findings alone, or everything."""
+        self._going = CLASSES[:1] if to_findings else CLASSES
 
     def link(self) -> bool:
         """Somebody sends from now on. Whether there is a backlog, that live blocks need not wait for."""
@@ -180,7 +185,12 @@ class Queue:
         return self.degraded or not lane.waiting[0].block.losses
 
     def ready(self) -> bool:
-        return any(self._next(shelf, lane) for shelf, lane in self._order())
+        for cls in self._going:
+            shelf = self._shelves[cls]
+            for lane in (shelf.live, shelf.backlog):
+                if (lane.ahead or lane.waiting) and self._next(shelf, lane):
+                    return True
+        return False
 
     def sendable(self, most_bytes: int) -> list[Block]:
         """The next blocks, on the way from now on: at least one if there is one, then up to so many bytes of records."""
@@ -245,6 +255,7 @@ class Queue:
         """Nothing is on the way any more."""
         self._turn += 1
         self._linked = False
+        self._going = CLASSES
         for (_, cls), flights in self._flights.items():
             ghosts = sum(flight.count for flight in flights if flight.ghost)
             shelf = self._shelves[cls]
@@ -259,8 +270,11 @@ class Queue:
 
     def changes(self, now_ns: int, *, force: bool = False) -> Changes | None:
         """The transaction that is due, None when there is none. `force`: everything that could be written."""
-        room = MOST_COMMIT
         pressed = force or self.memory_bytes() > self.limits.memory // 2
+        due_ns = self.due_ns()
+        if not (pressed or self._over() or (due_ns is not None and due_ns <= now_ns)):
+            return None
+        room = MOST_COMMIT
         for shelf in self:
             for entry in self._due(shelf, now_ns, force=pressed):
                 if room <= 0:
@@ -310,6 +324,15 @@ class Queue:
             if into:
                 found[shelf.cls] = into
         return found
+
+    def _over(self) -> bool:
+        """Whether there is too much on disk already, whatever comes."""
+        size = 0
+        for shelf in self._shelves.values():
+            if shelf.disk.size > self.limits.share[shelf.cls]:
+                return True
+            size += shelf.disk.size
+        return size > self.limits.disk
 
     def _evictions(self) -> Iterator[Eviction]:
         """What is too much on disk when this transaction is done: of each class by its share, then of the lowest."""
@@ -591,14 +614,14 @@ class Queue:
 
     def due_ns(self) -> int | None:
         """When `changes` will have something, by what is known now."""
-        found = [] if self._changed_ns is None else [self._changed_ns + LATE_NS]
         if self._urgent:
-            found.append(0)
-        for shelf in self:
-            entry = next(iter(shelf.memory.values()), None)
-            if entry is not None:
-                found.append(entry.closed_ns + self.limits.delay_ns(shelf.cls))
-        return min(found, default=None)
+            return 0
+        due = None if self._changed_ns is None else self._changed_ns + LATE_NS
+        for shelf in self._shelves.values():
+            if shelf.memory:
+                at_ns = next(iter(shelf.memory.values())).closed_ns + self.limits.delay_ns(shelf.cls)
+                due = at_ns if due is None else min(due, at_ns)
+        return due
 
     def stored(self) -> bool:
         """Whether nothing is left that a commit could write."""

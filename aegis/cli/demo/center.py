@@ -50,7 +50,7 @@ class Center:
             )
         while True:
             try:
-                if self._call("GET", "/readyz", None, None)[0] == http.HTTPStatus.OK:
+                if self._call("GET", "/readyz", None, {})[0] == http.HTTPStatus.OK:
                     return time.monotonic() - started
             except OSError:
                 pass
@@ -86,21 +86,27 @@ class Center:
         found: dict[str, Any] = self._answer("POST", f"/agents/{uid}/send?wait={WAIT}", body)
         return found
 
+    def connect(self) -> http.client.HTTPConnection:
+        """A connection to the Actions API, to be kept and closed by the caller."""
+        connection = http.client.HTTPConnection("127.0.0.1", API_PORT, timeout=10)
+        with self._namespace.entered():
+            connection.connect()
+        return connection
+
+    def headers(self) -> dict[str, str]:
+        """What shows an operator."""
+        return {"Authorization": f"Bearer {(self.directory / 'operator.token').read_text().strip()}"}
+
     def _answer(self, method: str, path: str, body: object) -> Any:
-        token = (self.directory / "operator.token").read_text().strip()
-        status, text = self._call(method, path, body, token)
+        status, text = self._call(method, path, body, self.headers())
         if status != http.HTTPStatus.OK:
             raise HostError(f"the gateway answered {status} to {method} {path}: {text[:200]!r}")
         return json.loads(text)
 
-    def _call(self, method: str, path: str, body: object, token: str | None) -> tuple[int, bytes]:
-        headers = {} if token is None else {"Authorization": f"Bearer {token}"}
-        if body is not None:
-            headers["Content-Type"] = "application/json"
-        connection = http.client.HTTPConnection("127.0.0.1", API_PORT, timeout=10)
+    def _call(self, method: str, path: str, body: object, shown: dict[str, str]) -> tuple[int, bytes]:
+        headers = shown if body is None else shown | {"Content-Type": "application/json"}
+        connection = self.connect()
         try:
-            with self._namespace.entered():
-                connection.connect()
             connection.request(method, path, None if body is None else json.dumps(body), headers)
             answer = connection.getresponse()
             return answer.status, answer.read()

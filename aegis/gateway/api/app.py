@@ -40,6 +40,7 @@ class Application:
     async def close(self) -> None:
         """No wait goes on, and no order that nobody waits for."""
         self.place.stopping.set()
+        self.place.hub.stop_waiting()
         await self.place.repeats.close()
 
 

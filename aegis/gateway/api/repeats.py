@@ -19,6 +19,7 @@ from aegis.runtime.clock import SystemClock
 KEPT_NS = 600 * 1_000_000_000
 MOST_KEYS = 4096
 LONGEST_KEY = 128
+CLOSE_S = 0.5
 
 _monotonic_ns = SystemClock().monotonic_ns
 
@@ -77,11 +78,13 @@ class Repeats:
             self._kept.popitem(last=False)
 
     async def close(self) -> None:
-        """Cancel what is still being made."""
+        """What is being made has a moment to be ready, since it waits for nobody any more; then it is cancelled."""
         tasks = [one.answer for one in self._kept.values() if not one.answer.done()]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        if tasks:
+            _, late = await asyncio.wait(tasks, timeout=CLOSE_S)
+            for task in late:
+                task.cancel()
+            await asyncio.gather(*late, return_exceptions=True)
         self._kept.clear()
 
     def _looked_at(self, key: str, task: asyncio.Task[Any]) -> None:

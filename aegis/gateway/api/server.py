@@ -11,16 +11,18 @@ from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
 import uvicorn
-from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from aegis.gateway.api.app import Application
+from aegis.gateway.api.connections import Impatient
+from aegis.gateway.api.gate import refuse
+from aegis.gateway.api.problems import Refusal
 from aegis.runtime.log import logger
 
-MOST_CONNECTIONS = 256
+MOST_REQUESTS = 256  # under way, waits included
+ALWAYS = frozenset({"/healthz"})
+BUSY = "too many requests are under way"
 LONGEST_HEAD = 16 << 10  # bytes of request line and headers
-REQUEST_DEADLINE_S = 30.0  # from the connection, or the end of the answer before, to the end of a request
 KEEP_ALIVE_S = 15
-UNREAD_S = 30.0  # how long a client may leave an answer unread
 STOP_WITHIN_S = 1.0
 
 _log = logger(part="actions_api")
@@ -42,56 +44,22 @@ def _take_over_log() -> None:
     log.handlers = [_ToOurLog(logging.ERROR)]
 
 
-class Impatient(H11Protocol):
-    """Closes a connection that has not sent a whole request by its deadline, or does not read its answer.
+class _Bounded:
+    """The application, with so many requests under way at most; the health of the process may always be asked."""
 
-    So half a header, half a body or a full receive window hold a place for half a minute at most.
-    """
+    def __init__(self, app: Application) -> None:
+        self._app = app
+        self._running = 0
 
-    _deadline: asyncio.TimerHandle | None = None
-    _unread: asyncio.TimerHandle | None = None
-
-    def connection_made(self, transport: Any) -> None:
-        super().connection_made(transport)
-        self._wait()
-
-    def on_response_complete(self) -> None:
-        super().on_response_complete()
-        self._wait()
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self._forget()
-        self._read()
-        super().connection_lost(exc)
-
-    def pause_writing(self) -> None:
-        super().pause_writing()
-        if self._unread is None:
-            self._unread = self.loop.call_later(UNREAD_S, self.transport.abort)
-
-    def resume_writing(self) -> None:
-        self._read()
-        super().resume_writing()
-
-    def _read(self) -> None:
-        if self._unread is not None:
-            self._unread.cancel()
-            self._unread = None
-
-    def _wait(self) -> None:
-        self._forget()
-        if not self.transport.is_closing():
-            self._deadline = self.loop.call_later(REQUEST_DEADLINE_S, self._late)
-
-    def _forget(self) -> None:
-        if self._deadline is not None:
-            self._deadline.cancel()
-            self._deadline = None
-
-    def _late(self) -> None:
-        cycle: Any = self.cycle  # None before the first request, whatever its annotation says
-        if cycle is None or cycle.response_complete or cycle.more_body:
-            self.transport.abort()
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        if self._running >= MOST_REQUESTS and scope["path"] not in ALWAYS:
+            await refuse(send, Refusal(503, "too_busy", BUSY, headers={"Retry-After": "1"}))
+            return
+        self._running += 1
+        try:
+            await self._app(scope, receive, send)
+        finally:
+            self._running -= 1
 
 
 class _Server(uvicorn.Server):
@@ -148,7 +116,7 @@ async def serve(
     Requests under way are given a second at the end, waits end at once.
     """
     config = uvicorn.Config(
-        app,
+        _Bounded(app),
         http=Impatient,
         ws="none",
         loop="none",
@@ -158,7 +126,6 @@ async def serve(
         server_header=False,
         proxy_headers=False,
         timeout_keep_alive=KEEP_ALIVE_S,
-        limit_concurrency=MOST_CONNECTIONS,
         h11_max_incomplete_event_size=LONGEST_HEAD,
     )
     _take_over_log()

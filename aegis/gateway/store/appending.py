@@ -27,6 +27,9 @@ from aegis.gateway.store.tables import (
 
 _NUMBER: Final = {name: number for number, name in enumerate(CLASSES)}
 _MOST_REMEMBERED: Final = 50_000
+_ROW_BYTES, _KEY_BYTES = 200, 56  # measured: what a batch and a key take on disk, besides items and value
+MOST_CURSORS: Final = 1024  # of an agent: each start of it makes one a class
+_CURSORS_A_STEP: Final = 256
 
 Stream = tuple[int, str, int, int]  # agent, boot, stream, class
 
@@ -38,7 +41,7 @@ class Appender:
         self._insert_batch = insert(batches, [column.name for column in batches.columns], dialect)
         self._insert_key = insert(batch_keys, [column.name for column in batch_keys.columns], dialect)
         names = [column.name for column in cursors.columns]
-        self._set_cursor = upsert(cursors, names, names[:-1], taking(["next"]), dialect)
+        self._set_cursor = upsert(cursors, names, names[:4], taking(names[4:]), dialect)
         added = "UPDATE SET items = totals.items + excluded.items, bytes = totals.bytes + excluded.bytes"
         self._add_total = upsert(totals, ["cls", "items", "bytes"], ["cls"], added, dialect)
         self._agents: dict[str, int] = {}
@@ -51,11 +54,14 @@ class Appender:
         self._cursors.clear()
         self._next_id = None
 
-    def append(self, connection: sa.Connection, new: Sequence[Batch]) -> list[Appended]:
-        """As `Store.append`, inside the caller's transaction."""
+    def append(
+        self, connection: sa.Connection, new: Sequence[Batch], stored: list[tuple[int, Batch]]
+    ) -> list[Appended]:
+        """As `Store.append`, inside the caller's transaction. What is new goes into `stored` with its number."""
+        stored.clear()  # of an attempt that was rolled back
         rows: list[tuple[object, ...]] = []
         keys: list[tuple[object, ...]] = []
-        moved: dict[Stream, int] = {}
+        moved: dict[Stream, tuple[int, int]] = {}
         added: Counter[int] = Counter()
         sizes: Counter[int] = Counter()
         result = []
@@ -63,9 +69,7 @@ class Appender:
         for each in new:
             agent = self._agent(connection, each.uid)
             stream = (agent, each.boot_id, each.stream, _NUMBER[each.cls])
-            stands = moved.get(stream)
-            if stands is None:
-                stands = self._cursor(connection, stream)
+            stands = moved[stream][0] if stream in moved else self._cursor(connection, stream)
             end = each.first + each.count
             if end <= stands:
                 result.append(Appended(stands, 0))
@@ -86,26 +90,30 @@ class Appender:
                     fresh.newest_ns,
                     fresh.received_ns,
                     fresh.types,
-                    len(fresh.items),
+                    size := _on_disk(fresh),
                     fresh.items,
                 )
             )
+            stored.append((number, fresh))
             for kind, values in ((KEY_PEER, fresh.peers), (KEY_POLICY, fresh.policies)):
                 keys.extend((kind, value, fresh.newest_ns, number) for value in values)
             added[cls] += fresh.count
-            sizes[cls] += len(fresh.items)
-            moved[stream] = end
+            sizes[cls] += size
+            moved[stream] = (end, fresh.received_ns)
             result.append(Appended(end, fresh.count))
         if rows:
-            connection.exec_driver_sql(self._insert_batch, rows)
-            connection.exec_driver_sql(self._set_cursor, [(*key, end) for key, end in moved.items()])
-            connection.exec_driver_sql(self._add_total, [(cls, added[cls], sizes[cls]) for cls in added])
-        if keys:
-            connection.exec_driver_sql(self._insert_key, keys)
+            # Past SQLAlchemy, which needs as long for each as SQLite.
+            driver = connection.connection.cursor()
+            driver.executemany(self._insert_batch, rows)
+            driver.executemany(self._set_cursor, [(*key, *where) for key, where in moved.items()])
+            driver.executemany(self._add_total, [(cls, added[cls], sizes[cls]) for cls in added])
+            if keys:
+                driver.executemany(self._insert_key, keys)
+            driver.close()
         self._next_id = number
         if len(self._cursors) > _MOST_REMEMBERED:
             self._cursors.clear()
-        self._cursors.update(moved)
+        self._cursors.update((stream, end) for stream, (end, _) in moved.items())
         return result
 
     def probe(self, connection: sa.Connection) -> None:
@@ -167,7 +175,39 @@ class Appender:
                 .where(cursors.c.agent == agent, cursors.c.boot_id == boot_id)
                 .where(cursors.c.stream == number, cursors.c.cls == cls)
             ).scalar()
+            if stands is None:
+                self._make_room(connection, agent)
         return stands or 0
+
+    def _make_room(self, connection: sa.Connection, agent: int) -> None:
+        """For one cursor more: those an agent moved longest ago go, since it can name as many streams as it likes."""
+        count = connection.execute(
+            sa.select(sa.func.count()).select_from(cursors).where(cursors.c.agent == agent)
+        ).scalar()
+        if (count or 0) < MOST_CURSORS:
+            return
+        oldest = connection.execute(
+            sa.select(cursors.c.boot_id, cursors.c.stream, cursors.c.cls)
+            .where(cursors.c.agent == agent)
+            .order_by(cursors.c.moved_ns)
+            .limit(_CURSORS_A_STEP)
+        ).all()
+        for boot_id, stream, cls in oldest:
+            connection.execute(
+                sa.delete(cursors).where(
+                    cursors.c.agent == agent,
+                    cursors.c.boot_id == boot_id,
+                    cursors.c.stream == stream,
+                    cursors.c.cls == cls,
+                )
+            )
+            self._cursors.pop((agent, boot_id, stream, cls), None)
+
+
+def _on_disk(batch: Batch) -> int:
+    """What a batch takes, about: many small ones must not be worth more than retention allows."""
+    keys = sum(_KEY_BYTES + len(value) for values in (batch.peers, batch.policies) for value in values)
+    return len(batch.items) + _ROW_BYTES + keys
 
 
 def highest_batch(connection: sa.Connection) -> int:

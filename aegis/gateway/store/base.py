@@ -224,6 +224,12 @@ class Store(Protocol):
         """The `after` that means: from now on."""
         ...
 
+    async def more(self, query: Query, within_s: float) -> None:
+        """Wait until something is committed behind the query's `after` that it may ask for; so long at most."""
+
+    def stop_waiting(self) -> None:
+        """Every `more` ends, and none waits from now on."""
+
     async def totals(self) -> dict[str, Totals]:
         """What is kept, by class."""
         ...

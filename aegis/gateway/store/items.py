@@ -8,6 +8,7 @@ from typing import Annotated, Final
 import msgspec
 
 from aegis.errors import EnvelopeInvalid, QueryInvalid
+from aegis.gateway.store import sharing
 from aegis.gateway.store.base import CLASSES, Batch, Query
 from aegis.model.event import LossEvent, encode
 
@@ -36,6 +37,7 @@ class Head(msgspec.Struct, gc=False):
     name: str | None = None
     schema: str | None = None
     agent_uid: msgspec.Raw = msgspec.Raw(b"")
+    shared: msgspec.Raw = msgspec.Raw(b"")
 
 
 _heads = msgspec.json.Decoder(list[Head])
@@ -52,19 +54,24 @@ def batch(
     items: list[msgspec.Raw] | list[bytes],
     received_ns: int,
     losses: tuple[tuple[str, str, str, int], ...] = (),
+    shared: list[msgspec.Raw] | list[bytes] | tuple[()] = (),
 ) -> Batch:
     """A batch of these JSON objects. Raises EnvelopeInvalid for the first thing that is wrong.
 
+    They are kept as they came, with the objects of `shared` they name: none of what is read here may be in these.
     `losses` are told of as events of the instant of the newest item, which have no place in the sequence.
     """
     if not items:
         raise EnvelopeInvalid("a batch without items")
-    return _batch(uid, cls, stream, first, boot_id, items, received_ns, losses)
+    return _batch(
+        uid, cls, stream, first, boot_id, items, received_ns, losses, [bytes(each) for each in shared]
+    )
 
 
 def without_first(old: Batch, count: int) -> Batch:
     """The batch without its first items, which are stored already."""
-    raws = split(old.items)
+    array, shared = sharing.opened(old.items)
+    raws = split(array)
     kept = _batch(
         old.uid,
         old.cls,
@@ -74,6 +81,7 @@ def without_first(old: Batch, count: int) -> Batch:
         raws[count:],
         old.received_ns,
         (),
+        shared,
     )
     return msgspec.structs.replace(kept, count=old.count - count)
 
@@ -87,6 +95,7 @@ def _batch(
     items: list[msgspec.Raw] | list[bytes],
     received_ns: int,
     losses: tuple[tuple[str, str, str, int], ...],
+    shared: list[bytes],
 ) -> Batch:
     if not (0 <= stream <= MOST_INTEGER and 0 <= first <= MOST_INTEGER - len(items)):
         raise EnvelopeInvalid("stream or first is out of range")
@@ -98,6 +107,8 @@ def _batch(
         raise EnvelopeInvalid("items: not one JSON object each")
     if b"\n" in joined or b"\r" in joined:  # outside of texts, which cannot have one: an item is one line
         raise EnvelopeInvalid("items: more than one line")
+    if shared:
+        sharing.check(items, len(joined), [bytes(head.shared) for head in heads], shared)
     times = instants(heads, received_ns)
     oldest, newest = min(times), max(times)
     types, peers, policies = 0, set(), set()
@@ -124,7 +135,7 @@ def _batch(
         first=first,
         count=len(items),
         boot_id=boot_id,
-        items=joined,
+        items=sharing.written(joined, shared),
         oldest_ns=oldest,
         newest_ns=newest,
         types=types,

@@ -17,7 +17,7 @@ from sqlalchemy.pool import NullPool
 
 from aegis.errors import AegisError, StorageError
 from aegis.gateway.store import reading, rows
-from aegis.gateway.store.appending import Appender, read_totals
+from aegis.gateway.store.appending import Appender, highest_batch, read_totals
 from aegis.gateway.store.base import (
     AgentRow,
     Appended,
@@ -31,6 +31,7 @@ from aegis.gateway.store.base import (
     Totals,
 )
 from aegis.gateway.store.items import checked
+from aegis.gateway.store.recent import Recent
 from aegis.gateway.store.schema import bring_up_to_date
 from aegis.runtime.offload import Gatherer
 
@@ -52,6 +53,7 @@ class SqliteStore:
         self._light = _Worker(self._path, "store-light", writes=False)  # never behind a long query
         self._appender = Appender(self._writer.dialect)
         self._rows = rows.RowStatements(self._writer.dialect)
+        self._recent = Recent()
         self._writer.rolled_back = self._appender.forget
         self._open = False
 
@@ -59,6 +61,7 @@ class SqliteStore:
         self._make_private()
         self._open = True
         await self._writer.alone(bring_up_to_date)
+        self._recent.begin(await self._light.run(highest_batch))
 
     def _make_private(self) -> None:
         """The file is made by us, so that its mode is ours from the beginning; SQLite gives its other files the same."""
@@ -87,17 +90,31 @@ class SqliteStore:
         await self._writer.run(lambda connection: self._rows.save_seen(connection, given))
 
     async def append(self, batches: Sequence[Batch]) -> list[Appended]:
-        return await self._writer.run(lambda connection: self._appender.append(connection, batches))
+        stored: list[tuple[int, Batch]] = []
+        return await self._writer.run(
+            lambda connection: self._appender.append(connection, batches, stored),
+            committed=lambda: self._recent.add(stored),
+        )
 
     async def cursors(self, uid: str) -> list[Cursor]:
         return await self._light.run(lambda connection: rows.agent_cursors(connection, uid))
 
     async def items(self, query: Query) -> Page:
         normal = checked(query)
+        if normal.after is not None:
+            page = self._recent.page(normal)
+            if page is not None:
+                return page
         return await self._reader.run(lambda connection: reading.page(connection, normal))
 
     async def place(self) -> str:
-        return await self._light.run(reading.now)
+        return self._recent.place()
+
+    async def more(self, query: Query, within_s: float) -> None:
+        await self._recent.wait(checked(query), within_s)
+
+    def stop_waiting(self) -> None:
+        self._recent.stop_waiting()
 
     async def totals(self) -> dict[str, Totals]:
         return await self._light.run(read_totals)
@@ -133,14 +150,20 @@ class SqliteStore:
 class _Job:
     """A call, and the future on the loop that its result goes to. No call: the connection is closed."""
 
-    __slots__ = ("alone", "call", "error", "future", "result")
+    __slots__ = ("alone", "call", "committed", "error", "future", "result")
 
     def __init__(
-        self, call: Callable[[sa.Connection], Any] | None, future: asyncio.Future[Any], *, alone: bool
+        self,
+        call: Callable[[sa.Connection], Any] | None,
+        future: asyncio.Future[Any],
+        *,
+        alone: bool,
+        committed: Callable[[], None] | None = None,
     ) -> None:
         self.call = call
         self.future = future
         self.alone = alone
+        self.committed = committed  # called on the loop, also where nobody waits for the result any more
         self.result: Any = None
         self.error: BaseException | None = None
 
@@ -160,21 +183,23 @@ class _Worker:
         self._thread: Gatherer[_Job] | None = None
         self._closed = False
 
-    async def run(self, call: Callable[[sa.Connection], R]) -> R:
+    async def run(self, call: Callable[[sa.Connection], R], committed: Callable[[], None] | None = None) -> R:
         """The result of `call`, once it is committed. Raises StorageError, or what the call raised of ours."""
-        return await self._put(call, alone=False)
+        return await self._put(call, alone=False, committed=committed)
 
     async def alone(self, call: Callable[[sa.Connection], R]) -> R:
         """The same outside any transaction: the call makes its own."""
         return await self._put(call, alone=True)
 
-    async def _put(self, call: Callable[[sa.Connection], R], *, alone: bool) -> R:
+    async def _put(
+        self, call: Callable[[sa.Connection], R], *, alone: bool, committed: Callable[[], None] | None = None
+    ) -> R:
         if self._closed:
             raise StorageError("the store is closed")
         if self._thread is None:
             self._thread = Gatherer(self._work, self._name)
         future: asyncio.Future[R] = asyncio.get_running_loop().create_future()
-        self._thread.put(_Job(call, future, alone=alone))
+        self._thread.put(_Job(call, future, alone=alone, committed=committed))
         return await future
 
     async def close(self) -> None:
@@ -210,7 +235,10 @@ class _Worker:
         return made
 
     def _begin(self, connection: sa.Connection) -> None:
-        connection.exec_driver_sql("BEGIN IMMEDIATE" if self._writes else "BEGIN")
+        # Past SQLAlchemy, which does as much for it as for a statement with a result.
+        driver = connection.connection.driver_connection
+        assert driver is not None
+        driver.execute("BEGIN IMMEDIATE" if self._writes else "BEGIN")
 
     def _disconnect(self) -> None:
         self._drop()
@@ -301,6 +329,8 @@ _READER_PRAGMAS: Final = ("query_only = ON", "cache_size = -4096", "temp_store =
 
 def _settle(jobs: list[_Job]) -> None:
     for job in jobs:
+        if job.error is None and job.committed is not None:
+            job.committed()
         if job.future.cancelled():
             continue
         if job.error is not None:

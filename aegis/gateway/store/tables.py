@@ -11,7 +11,7 @@ from typing import Final
 
 import sqlalchemy as sa
 
-HEAD: Final = "0001"  # the newest migration
+HEAD: Final = "0002"  # the newest migration
 KEY_PEER: Final = 1
 KEY_POLICY: Final = 2
 
@@ -47,6 +47,7 @@ cursors = sa.Table(
     sa.Column("stream", sa.BigInteger, primary_key=True),
     sa.Column("cls", sa.SmallInteger, primary_key=True),
     sa.Column("next", sa.BigInteger, nullable=False),
+    sa.Column("moved_ns", sa.BigInteger, nullable=False, server_default="0"),
     sqlite_with_rowid=False,
 )
 

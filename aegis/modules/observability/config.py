@@ -11,15 +11,7 @@ OPTIONS: tuple[Option, ...] = (
         default=4096,
         minimum=0,
         maximum=262_144,
-        help="Processes kept after their end, so that their sockets and flows still find them (about 0.3 kB each).",
-    ),
-    Option(
-        name="queue_records",
-        kind="int",
-        default=65_536,
-        minimum=1024,
-        maximum=4_194_304,
-        help="Records that may wait for this module, by topic; more are dropped, counted and reported as loss.",
+        help="Processes kept after their end, so that their sockets and flows still find them (about 0.3 kB each; fewer where they are longer than 1 KiB on average).",
     ),
     Option(
         name="flow_report_interval_s",

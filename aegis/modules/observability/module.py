@@ -11,12 +11,11 @@ from typing import Any, Protocol, cast
 from aegis._native.flowtable import FlowRow
 from aegis._native.records import RecordBatch
 from aegis.errors import EnvelopeInvalid, FeatureUnsupported, HostError, KernelError, ModuleError
-from aegis.model.event import LossEvent
 from aegis.model.process import Cgroup, Owner, Process
 from aegis.modules.observability.flow_reports import FlowReports
 from aegis.modules.observability.flows import flow_of
 from aegis.modules.observability.table import Table
-from aegis.runtime.module import Clock, Context, FlowRows, Settings, Subscription
+from aegis.runtime.module import Clock, Context, FlowRows, Listening, Settings
 
 TOPICS = ("process", "socket", "cgroup")
 IDENTITY = "decoded = events + forks + cgroups"
@@ -84,8 +83,8 @@ class Observability:
         self._table = Table(
             self._cgroup, self._cgroup_made, self._process, keep_ended=context.config.integer("keep_ended")
         )
-        self._subscriptions: dict[str, Subscription] = {}
-        self._dropped: dict[str, int] = {}
+        self._listening: dict[str, Listening] = {}
+        self._newest: RecordBatch | None = None
         self._reconciled_ns = 0
         self._crowd = GROWTH
         self._listing: Listing | None = None
@@ -101,7 +100,7 @@ class Observability:
         """Watch until cancelled. Without one of the sensors the others go on, and a condition says what is missing."""
         context = self._context
         with ExitStack() as stack:
-            self._subscribe(stack)
+            self._listen(stack)
             # After the sensors are there: what starts meanwhile is in both, and the record says it better.
             self._table.snapshot(self._host.processes())
             stack.enter_context(context.owners.provide(self._find_owner))
@@ -109,68 +108,50 @@ class Observability:
             stack.enter_context(context.count(IDENTITY, lambda: {self.name: self._terms}))
             ready()
             async with asyncio.TaskGroup() as group:
-                for subscription in self._subscriptions.values():
-                    group.create_task(self._watch(subscription))
+                for listening in self._listening.values():
+                    group.create_task(listening.watch())
                 group.create_task(self._keep_reconciling())
                 group.create_task(self._reports.run())
 
-    def _subscribe(self, stack: ExitStack) -> None:
+    def _listen(self, stack: ExitStack) -> None:
         """Listen to each topic whose sensor can be loaded. Raises the last KernelError when none can."""
         context = self._context
         refused: dict[str, KernelError] = {}
-        capacity = context.config.integer("queue_records")
         for topic in TOPICS:
             try:
-                subscription = context.bus.subscribe(topic, capacity=capacity, full="drop_newest")
+                listening = context.bus.listen(topic, self._take)
             except KernelError as error:
                 refused[topic] = error
                 if len(refused) == len(TOPICS):
                     raise
             else:
-                self._subscriptions[topic] = stack.enter_context(subscription)
+                self._listening[topic] = stack.enter_context(listening)
         if refused:
             text = "; ".join(f"no {topic} events: {error}" for topic, error in refused.items())
             context.health.raise_("sensor_unavailable", text)
 
-    async def _watch(self, subscription: Subscription) -> None:
-        """Whichever topic wakes first takes what waits in all of them, so that order is kept between them."""
-        async for batch in subscription:
-            batches: list[RecordBatch] = [batch]
-            for each in self._subscriptions.values():
-                while (waiting := each.get_nowait()) is not None:
-                    batches.append(waiting)
-            self._take(batches)
+    def _take(self, batch: RecordBatch) -> None:
+        """One drain of the ring, in the ring's own turn: what is too much stays in the ring, which counts what it loses.
 
-    def _take(self, batches: Sequence[RecordBatch]) -> None:
+        It comes once by each topic it has records of, one right behind the other.
+        """
+        if batch is self._newest:
+            return
+        self._newest = batch
         clock = self._context.clock
-        now_ns = clock.boottime_ns()
-        runs, decoded, events, forks, cgroups = self._table.take(batches, clock.wall_of(now_ns) - now_ns)
+        runs, decoded, events, forks, cgroups = self._table.take(batch, clock.wall_of(0))
         terms = self._terms
         terms["decoded"] += decoded
         terms["events"] += events
         terms["forks"] += forks
         terms["cgroups"] += cgroups
-        losses = self._losses()
-        if losses or self._table.running > self._crowd:
+        if self._table.running > self._crowd:
             self._reconcile()
-        for batch in (*runs, losses):
-            self._context.history.append(batch)
-
-    def _losses(self) -> list[LossEvent]:
-        """What full queues have dropped since the last time, an event for each."""
-        found = []
-        for topic, subscription in self._subscriptions.items():
-            lost = subscription.dropped - self._dropped.get(topic, 0)
-            if lost:
-                self._dropped[topic] = subscription.dropped
-                time_ns = self._context.clock.wall_ns()
-                found.append(
-                    LossEvent(time_ns=time_ns, stage="queue", kind=topic, reason="queue_full", count=lost)
-                )
-        return found
+        for run in runs:
+            self._context.history.append(run)
 
     def _reconcile(self) -> None:
-        """Exits may have been among what was lost, here or in the ring: forget processes that do not run."""
+        """Exits may have been among what the ring lost: forget processes that do not run."""
         now = self._context.clock.monotonic_ns()
         if now - self._reconciled_ns < RECONCILE_AT_LEAST_NS:
             return

@@ -16,7 +16,7 @@ from aegis.runtime.module import SocketOwner
 class Taken(NamedTuple):
     """Runs of events, and how many records became what: decoded = events + forks + cgroups."""
 
-    runs: tuple[EncodedEvents, ...]
+    runs: list[EncodedEvents]
     decoded: int
     events: int
     forks: int
@@ -48,10 +48,10 @@ class Table:
         """Take processes that /proc showed."""
         self.native.snapshot(processes)
 
-    def take(self, batches: Iterable[RecordBatch], wall_offset_ns: int) -> Taken:
+    def take(self, batch: RecordBatch, wall_offset_ns: int) -> Taken:
         """Keep the table by the records and make events of them. `wall_offset_ns`: wall clock minus CLOCK_BOOTTIME."""
-        chunks, decoded, events, forks, cgroups = self.native.take(batches, wall_offset_ns)
-        runs = tuple(EncodedEvents(Encoded(BlockClass.EVENT, *chunk)) for chunk in chunks)
+        chunks, decoded, events, forks, cgroups = self.native.take((batch,), wall_offset_ns)
+        runs = [EncodedEvents(Encoded(BlockClass.EVENT, *chunk)) for chunk in chunks]
         return Taken(runs, decoded, events, forks, cgroups)
 
     def find_owner(self, owner: int, told: SocketOwner | None = None) -> Owner | None:

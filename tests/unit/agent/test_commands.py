@@ -12,6 +12,7 @@ import pytest
 
 from aegis.agent import commands
 from aegis.agent.commands import LINK, Commands
+from aegis.agent.held_off import Interrupted
 from aegis.agent.link.unsaid import Reply
 from aegis.errors import ConfigError, ModuleUnknown, PolicyNotFound, PolicyUnenforceable
 from aegis.model.module import ModuleState, ModuleStatus
@@ -20,6 +21,7 @@ from aegis.protocol.agent_happenings import Order
 from aegis.runtime import log as logging
 from aegis.runtime.clock import SystemClock
 from aegis.runtime.config import Setting
+from aegis.runtime.counters import balanced
 
 
 def applied(name: str) -> AppliedPolicy:
@@ -40,12 +42,13 @@ class Host:
         self.gate = asyncio.Event()
         self.gate.set()
         self.becomes: ModuleState | None = None
+        self.reason = ""
         self.busy = self.busiest = 0
 
     def status(self, name: str) -> ModuleStatus:
         if name not in self.states:
             raise ModuleUnknown(f"there is no module {name}", hint="modules here: telemetry")
-        return ModuleStatus(name=name, state=self.states[name], reason="", since_ns=0, restarts=0)
+        return ModuleStatus(name=name, state=self.states[name], reason=self.reason, since_ns=0, restarts=0)
 
     def statuses(self) -> tuple[ModuleStatus, ...]:
         return tuple(self.status(name) for name in self.states)
@@ -237,7 +240,10 @@ async def test_a_repeated_order_is_answered_again_and_done_once() -> None:
         first = await one.answered()
         one.send("1", "stop_module", module_id="telemetry")
         assert await one.answered(2) is first
-        assert (one.host.done, one.commands.repeated) == ([("stop", "telemetry")], 3)
+        assert (one.host.done, one.commands.terms()["link.orders"]["repeated"]) == (
+            [("stop", "telemetry")],
+            3,
+        )
         one.send("2", "nonsense")
         one.send("2", "nonsense")
         assert await one.answered(4) == await one.answered(3)
@@ -325,3 +331,59 @@ async def test_a_bug_of_ours_is_an_answer(monkeypatch: pytest.MonkeyPatch) -> No
         assert "AttributeError" in reply.text
         one.send("2", "get_module_status", module_id="telemetry")
         assert (await one.answered(2)).ok
+
+
+async def test_what_becomes_of_orders_adds_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with bench() as one:
+        one.send("1", "stop_module", module_id="telemetry")
+        await one.answered(1)
+        one.send("1", "stop_module", module_id="telemetry")  # repeated
+        one.host.becomes = ModuleState.FAILED
+        one.send("2", "start_module", module_id="telemetry")  # carried out, to no good
+        one.send("3", "configure_module", module_id="telemetry", settings={"wrong": 1})
+        await one.answered(4)
+        monkeypatch.setattr(one.host, "give", lambda *_: SimpleNamespace().nothing)
+        one.send("4", "stop_module", module_id="telemetry")  # a bug of ours
+        await one.answered(5)
+        one.send("5", "nonsense")
+        one.send("6", "stop_module", module_id=LINK)
+        monkeypatch.undo()
+        one.host.gate.clear()
+        one.send("7", "stop_module", module_id="observability")
+        terms = one.commands.terms()["link.orders"]
+        assert terms == {"received": 8, "done": 1, "failed": 3, "refused": 2, "repeated": 1, "under_way": 1}
+        assert balanced(commands.IDENTITY, terms)
+        one.host.gate.set()
+
+
+async def test_orders_under_way_are_known_by_what_they_are_about() -> None:
+    async with bench() as one:
+        one.host.gate.clear()
+        one.send("1", "stop_module", module_id="telemetry")
+        one.send("", "stop_module", module_id="telemetry")  # nobody could be answered
+        one.send("2", "remove_policy", channel="policies", name="p")
+        assert one.commands.under_way() == [
+            Interrupted(command_id="1", module="telemetry"),
+            Interrupted(command_id="2", policy=True),
+        ]
+        one.host.gate.set()
+        await one.answered(3)
+        assert one.commands.under_way() == []
+
+
+async def test_an_order_that_another_agent_began_is_answered_and_not_done() -> None:
+    async with bench() as one:
+        reply = Reply(in_reply_to="1", ok=False, code="module_spun", text="telemetry held the loop")
+        one.commands.answer([reply])
+        one.send("1", "stop_module", module_id="telemetry")
+        assert (one.replies, one.host.done) == ([reply, reply], [])
+
+
+async def test_an_answer_says_why_a_module_stands_as_it_does() -> None:
+    async with bench() as one:
+        one.host.reason = "it held the agent's loop"
+        one.host.states["telemetry"] = ModuleState.FAILED
+        one.send("1", "configure_module", module_id="telemetry", settings={"interval_s": 7})
+        one.send("2", "get_module_status", module_id="telemetry")
+        await one.answered(2)
+        assert [one.text for one in one.replies] == ["telemetry is failed: it held the agent's loop"] * 2

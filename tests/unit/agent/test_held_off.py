@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from aegis.agent.held_off import FILE, FIRST_S, LONGEST_S, VARIABLE, HeldOff
+from aegis.agent.held_off import FILE, FIRST_S, LONGEST_S, VARIABLE, HeldOff, Interrupted
 from aegis.runtime.spin import Spin
 
 S = 1_000_000_000
@@ -62,3 +62,20 @@ def test_a_file_that_cannot_be_read_holds_nobody_off(tmp_path: Path) -> None:
     refused = HeldOff(str(tmp_path), {})
     assert refused.all() == {}
     assert "mode 0666" in refused.problem
+
+
+def test_orders_that_were_under_way_are_the_next_starts_alone(tmp_path: Path) -> None:
+    environ: dict[str, str] = {}
+    orders = (Interrupted(command_id="1", module="slow"), Interrupted(command_id="\0\U0001f600", policy=True))
+    HeldOff(str(tmp_path), environ).add(spin(), S, orders)
+    assert HeldOff(str(tmp_path), environ).interrupted == orders
+    assert HeldOff(str(tmp_path), environ).interrupted == ()
+
+
+def test_more_orders_than_an_environment_holds_do_not_keep_the_agent_from_starting(tmp_path: Path) -> None:
+    environ: dict[str, str] = {}
+    orders = [Interrupted(command_id="\1" * 256, module="slow")] * 1000
+    HeldOff(str(tmp_path), environ).add(spin(), S, orders)
+    assert len(environ[VARIABLE].encode()) < 1 << 17  # as long as one may be
+    after = HeldOff(str(tmp_path), environ)
+    assert (after.just, 10 < len(after.interrupted) < 1000) == ({"slow"}, True)

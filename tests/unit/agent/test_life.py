@@ -4,6 +4,7 @@ import asyncio
 import os
 import signal
 import socket
+import subprocess
 import sys
 import threading
 
@@ -52,3 +53,24 @@ async def test_the_wake_up_descriptor_is_given_back() -> None:
             assert signal.set_wakeup_fd(outer) == theirs.fileno()
         finally:
             signal.set_wakeup_fd(outer)
+
+
+SECLUDED = """
+from aegis.agent import life
+from aegis._native._system import lib
+from aegis.runtime.config import load
+PR_GET_DUMPABLE = 3
+class Life:
+    def __init__(self, *_): print(lib.prctl(PR_GET_DUMPABLE))
+    async def run(self): return 0
+life._Life = Life
+print(lib.prctl(PR_GET_DUMPABLE))
+life.live(load(None, environ={}), None, None)
+"""
+
+
+def test_an_agent_leaves_no_core_dump_with_its_keys() -> None:
+    ended = subprocess.run(
+        [sys.executable, "-c", SECLUDED], capture_output=True, text=True, timeout=30, check=True
+    )
+    assert ended.stdout.split() == ["1", "0"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 
 from aegis.agent.options import Options
 from aegis.agent.remembered import remembered
-from aegis.errors import StorageError
+from aegis.errors import ConfigError, StorageError
 from aegis.runtime import log as logging
 from aegis.runtime.clock import SystemClock
 from aegis.runtime.config import Configuration, Setting, load
@@ -113,3 +114,36 @@ def test_what_a_module_can_take_needs_no_restart(host: Host) -> None:
     assert [order[:3] for order in host.orders.taken] == [
         ("configure", "telemetry", frozenset({"interval_s"}))
     ]
+
+
+def override(host: Host, **changes: object) -> ConfigError:
+    with pytest.raises(ConfigError) as raised:
+        asyncio.run(host.options.override(host.orders, "telemetry", changes))
+    assert host.orders.taken == []
+    return raised.value
+
+
+@pytest.mark.parametrize("name", ["url", "gateway.url", "ring_bytes"])
+def test_an_option_that_is_taken_at_a_start_is_refused_as_such(host: Host, name: str) -> None:
+    error = override(host, **{name: "ws://other:1"})
+    assert (error.code, error.hint) == ("restart_needed", "set it in agent.toml, then restart the agent")
+    assert f"{name.rpartition('.')[2]}, an option of the whole agent that is taken at its start" in str(error)
+
+
+def test_an_option_of_the_agent_that_is_live_is_still_none_of_a_module(host: Host) -> None:
+    error = override(host, unsigned_orders="accept")
+    assert (error.code, "there is no such option" in str(error)) == ("config_invalid", True)
+    assert override(host, url="ws://other:1", nonsense=1).code == "config_invalid"
+
+
+def test_an_order_with_more_names_than_any_module_has_is_refused_at_once(host: Host) -> None:
+    begun = time.process_time()
+    error = override(host, **{f"n{number}": 1 for number in range(25_000)})
+    assert time.process_time() - begun < 0.5
+    assert str(error) == "modules config: modules.telemetry: 25000 options at once; at most 64 may be given"
+    assert len(error.problems) == 1
+
+
+def test_names_without_end_are_not_repeated(host: Host) -> None:
+    error = override(host, **{f"{number}" + "x" * 16_000: 1 for number in range(64)})  # as a frame holds
+    assert len(str(error)) < 64 * 200

@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 
-from aegis.agent import outgoing
 from aegis.agent.outgoing import Outgoing
 from aegis.model.block import BlockClass, Encoded
 from aegis.model.event import LossEvent
@@ -18,13 +17,9 @@ from aegis.runtime.clock import SystemClock
 class Outbox:
     def __init__(self) -> None:
         self.runs: list[Encoded] = []
-        self.lost: list[tuple[Any, ...]] = []
 
     def take(self, encoded: Encoded) -> None:
         self.runs.append(encoded)
-
-    def take_lost(self, *loss: Any) -> None:
-        self.lost.append(loss)
 
 
 def loss(count: int) -> LossEvent:
@@ -41,8 +36,6 @@ async def carried(*published: tuple[str, Any]) -> Outbox:
             Outgoing(bus, outbox, SystemClock()).open(group, stack)
             for topic, item in published:
                 bus.publish(topic, item)
-            for _ in range(5):
-                await asyncio.sleep(0)
         assert all(bus.listeners(topic) == 0 for topic, _ in published)
     return outbox
 
@@ -67,12 +60,17 @@ async def test_samples_flows_and_findings_stay_as_they_are() -> None:
     outbox = await carried(*zip(topics, runs, strict=True))
     assert {run.cls: run for run in outbox.runs} == {run.cls: run for run in runs}
     assert len(outbox.runs) == 3
-    assert outbox.lost == []
 
 
-async def test_what_finds_the_queue_full_is_a_loss(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(outgoing, "QUEUE_RECORDS", 2)
-    runs = [Encoded(BlockClass.FLOW, 0, 1, b"\x80")] * 5
-    outbox = await carried(*(("flow_record", run) for run in runs))
-    assert len(outbox.runs) == 2
-    assert outbox.lost == [(BlockClass.FLOW, "queue", "flow_record", "queue_full", 3)]
+async def test_a_mistake_ends_the_group_and_not_who_published() -> None:
+    class Broken(Outbox):
+        def take(self, encoded: Encoded) -> None:
+            raise ZeroDivisionError
+
+    bus = Bus()
+    with pytest.raises(ExceptionGroup) as raised, ExitStack() as stack:  # noqa: PT012
+        async with asyncio.TaskGroup() as group:
+            Outgoing(bus, Broken(), SystemClock()).open(group, stack)
+            bus.publish("event", [loss(1)])
+    assert raised.group_contains(ZeroDivisionError)
+    assert bus.listeners("event") == 0

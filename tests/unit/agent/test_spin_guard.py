@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from aegis.agent.entry import SIGNALS
-from aegis.agent.held_off import VARIABLE
+from aegis.agent.held_off import VARIABLE, Interrupted
 from aegis.agent.spin_guard import CONDITION, SpinGuard
 from aegis.model.event import Event, LossEvent
 from aegis.runtime import log
@@ -170,6 +170,36 @@ def test_an_agent_that_cannot_execute_itself_goes_on(starts: Starts) -> None:
     starts.error = FileNotFoundError()
     starts.start()._ended(spin())
     assert starts.executed == 1
+
+
+def test_orders_under_way_are_answered_by_the_next_start(starts: Starts) -> None:
+    """Who is to blame, where, since when, and what of the order."""
+    guard = starts.start()
+    guard.orders = lambda: [
+        Interrupted(command_id="1", module="slow"),
+        Interrupted(command_id="2", module="telemetry"),
+        Interrupted(command_id="3", policy=True),
+    ]
+    guard._ended(spin())
+    own, other, policy = starts.start().interrupted()
+    assert (own.in_reply_to, own.ok, own.code, own.policy) == ("1", False, "module_spun", False)
+    assert own.text == (
+        "slow held the agent's loop for 2.1 s from 1970-01-01T00:16:37.900000000Z on, at modules/slow/module.py:7 run; "
+        "the agent started again without it, and holds it off for 60 s"
+    )
+    assert (other.in_reply_to, other.code, policy.policy) == ("2", "order_interrupted", True)
+    assert other.text.startswith("slow held the agent's loop for 2.1 s")
+    assert "does not know what came of it" in other.text
+    assert starts.start().interrupted() == []
+
+
+def test_orders_are_answered_where_no_module_is_to_blame(starts: Starts) -> None:
+    guard = starts.start()
+    guard.orders = lambda: [Interrupted(command_id="1")]
+    guard._ended(spin(""))
+    (reply,) = starts.start().interrupted()
+    assert reply.code == "order_interrupted"
+    assert reply.text.startswith("no module's code held the agent's loop")
 
 
 AGAIN = """

@@ -1,17 +1,20 @@
 from __future__ import annotations
 
 import errno
+import os
 import socket
 from types import SimpleNamespace
 from typing import Any
 
+import cffi
 import pytest
 
-from aegis.agent.wiring import LOOK_NS, Agent, agent_id
+from aegis.agent.wiring import LOOK_NS, Agent, agent_id, give_back
 from aegis.errors import HostError, KernelError
 from aegis.runtime.clock import SystemClock
 from aegis.runtime.health import Conditions
 from aegis.runtime.settings import Settings
+from tests.support.left_over import status
 
 
 def test_the_name_is_made_of_what_a_channel_may_hold() -> None:
@@ -72,3 +75,52 @@ async def test_what_a_look_cannot_do_is_a_condition_and_not_the_end() -> None:
     assert "hooks: look at hook" in told[2]
     assert told[3:] == ["resources: no /proc", ""]
     assert [done.count(name) for name in ("resources", "losses", "hooks")] == [3, 2, 3]
+
+
+async def test_each_minute_free_memory_goes_back_to_the_host(monkeypatch: pytest.MonkeyPatch) -> None:
+    seconds: list[int] = []
+    given: list[int] = []
+    monkeypatch.setattr("aegis.agent.wiring.give_back", lambda: given.append(len(seconds)))
+
+    async def sleep(_seconds: float) -> None:
+        seconds.append(1)
+        if len(seconds) > 130:
+            raise Ended
+
+    def nothing() -> None:
+        return
+
+    agent: Any = SimpleNamespace(
+        clock=SimpleNamespace(sleep=sleep, monotonic_ns=lambda: len(seconds) * 1_000_000_000),
+        health=Conditions(SystemClock()).scoped("agent"),
+        history=None,
+        resources=SimpleNamespace(tick=nothing),
+        kernel=SimpleNamespace(hooks=SimpleNamespace(look=nothing, look_quickly=nothing)),
+        _ring_full=dict,
+        _take_missed=nothing,
+    )
+    agent._guarded = lambda steps: Agent._guarded(agent, steps)
+    with pytest.raises(Ended):
+        await Agent._tick(agent)
+    assert given == [60, 120]
+
+
+def test_what_a_backlog_took_is_given_back() -> None:
+    """Freed pieces below one that is still held: the heap keeps them by itself."""
+    ffi = cffi.FFI()
+    ffi.cdef("void *malloc(size_t size); void free(void *one);")
+    libc: Any = ffi.dlopen(None)
+    give_back()
+    before = status(os.getpid(), "RssAnon")
+    pieces = [libc.malloc(4096) for _ in range(4096)]
+    for one in pieces:
+        ffi.memmove(one, b"x" * 4096, 4096)
+    last = libc.malloc(4096)
+    for one in pieces:
+        libc.free(one)
+    kept = status(os.getpid(), "RssAnon")
+    give_back()
+    left = status(os.getpid(), "RssAnon")
+    libc.free(last)
+    assert kept - before > 12_000
+    assert left - before < 2_000

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from contextlib import AsyncExitStack
 from typing import Any
 
 import msgspec
@@ -30,6 +31,18 @@ async def test_acknowledged_is_stored(start: Callable[..., Any]) -> None:
             assert await stored(gateway, cls=(cls.value,)) == [0, 1, 2, 3, 4]
     again = await start()
     assert await stored(again) == [0, 1, 2, 3, 4]
+
+
+async def test_items_are_told_with_what_they_share(start: Callable[..., Any]) -> None:
+    gateway = await start()
+    async with agent_at(gateway.agent_address, SEED) as agent:
+        await agent.batch(
+            0, [item(n) | {"shared": 0} for n in range(3)], shared_json=b'[{"owner":"process"}]'
+        )
+        await agent.acknowledged(3)
+    page = await gateway.hub.items(Query())
+    told = [msgspec.json.decode(each.json) for each in page.items]
+    assert told == [item(n) | {"owner": "process"} for n in (2, 1, 0)]
 
 
 async def test_nothing_is_acknowledged_before_it_is_stored(
@@ -141,6 +154,46 @@ async def test_who_sends_more_than_the_store_takes_is_held(
         assert gateway._ingest._bytes == 0
     totals = await gateway._store.totals()
     assert totals["event"].items == count + 1
+
+
+async def test_who_is_held_for_what_all_sent_is_read_again(
+    start: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The level of all falls and rises by what others do: that a session is held is remembered, not guessed from it."""
+    gateway = await start(bytes_at_once_in_all=30_000)
+    gate = asyncio.Event()
+    append = gateway._store.append
+
+    async def slow(batches: Any) -> Any:
+        await gate.wait()
+        return await append(batches)
+
+    monkeypatch.setattr(gateway._store, "append", slow)
+    async with AsyncExitStack() as stack:
+        agents = [
+            await stack.enter_async_context(agent_at(gateway.agent_address, bytes([n]) * 32))
+            for n in range(6)
+        ]
+        sessions = list(gateway._hall.by_key.values())
+        for agent in agents:
+            await agent.batch(0, [item(n) for n in range(4)])
+        await eventually(lambda: all(each.held_bytes for each in sessions))
+        assert not all(each.held for each in sessions)  # the first ones found room
+        for agent in agents:
+            for n in range(20):
+                await agent.batch(4 + n, [item(n)])
+        await eventually(lambda: gateway._ingest._bytes > 30_000)
+        gateway._ingest._bytes += 60_000  # of somebody else
+        for agent in agents:
+            for n in range(400):
+                await agent.batch(24 + n, [item(n)])
+        await eventually(lambda: all(each.held and each.connection.is_held for each in sessions))
+        gateway._ingest._bytes -= 60_000
+        gate.set()
+        for agent in agents:
+            await agent.acknowledged(424)
+        assert gateway._ingest._bytes == 0
+        assert not [each for each in sessions if each.held or each.connection.is_held]
 
 
 async def test_what_came_behind_a_transaction_that_failed_is_not_stored_either(

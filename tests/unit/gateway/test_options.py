@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from aegis.errors import ConfigError, NotBuilt, PermissionDenied
+from aegis.gateway.limits import DEFAULT, Limits
 from aegis.gateway.options import GatewayOptions, agent_command, check
 
 
@@ -31,6 +32,12 @@ def test_what_cannot_be(given: dict[str, Any], error: type[Exception], said: str
         check(options(**given))
     assert said in str(caught.value)
     assert "secret" not in str(caught.value)
+
+
+def test_the_most_agents_are_one_of_the_caps() -> None:
+    assert options().caps == DEFAULT
+    given = options(most_agents=7, limits=Limits(idle_s=5.0)).caps
+    assert (given.agents, given.idle_s) == (7, 5.0)
 
 
 def test_a_key_that_is_none(tmp_path: Path) -> None:

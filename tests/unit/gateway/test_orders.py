@@ -1,14 +1,19 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import http.client
+import json
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from aegis.errors import AgentUnknown, StorageError
 from aegis.gateway.views import Order
+from aegis.protocol.gateway_happenings import Answer
 from tests.support.gateway_agents import agent_at, eventually, item
 
 SEED = b"o" * 32
@@ -134,6 +139,7 @@ async def test_nobody_answers_for_another(start: Callable[..., Any]) -> None:
         liar.session.answer(sent.message_id, ok=True, wall_s=gateway._hall.wall_s())
         await liar.flush()
         await eventually(lambda: gateway._metrics.events["answer_to_nothing"] == 1)
+        await gateway.hub._orders._outcomes.save()  # that it was sent is gathered for a moment
         assert (await gateway.hub.message(sent.message_id)).status == "sent"
 
 
@@ -311,8 +317,63 @@ async def test_caps_hold_within_one_call_and_for_one_that_is_not_reachable_yet(
         "queued",
         "failed",
     ]
-    assert gateway.hub._orders._queued == 5
+    assert gateway.hub._orders._queues.count == 5
     assert not gateway.hub._orders._coming
     async with agent_at(gateway.agent_address, SEED, ours=False):
         results = await gateway.hub.send_many([order(uid)] * 4)
         assert [each.status for each in results].count("failed") >= 1
+
+
+async def test_the_end_tells_who_waits_what_is_known(start: Callable[..., Any]) -> None:
+    gateway = await start({"actions_listen": ("127.0.0.1", 0)})
+    host, port = gateway.actions_address
+
+    def ask(uid: str, **more: str) -> tuple[int, Any]:
+        token = Path(gateway.data_dir, "operator.token").read_text().strip()
+        body = json.dumps({"channel": "backend.modules", "message": {"type": "list_modules"}})
+        headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/json", **more}
+        with contextlib.closing(http.client.HTTPConnection(host, port, timeout=20)) as client:
+            client.request("POST", f"/agents/{uid}/send?wait=15s", body, headers)
+            answer = client.getresponse()
+            return answer.status, json.loads(answer.read())
+
+    async with agent_at(gateway.agent_address, SEED) as agent:
+        uid = agent.session.uid
+        waits = [
+            asyncio.create_task(asyncio.to_thread(ask, uid)),
+            asyncio.create_task(asyncio.to_thread(ask, uid, **{"Idempotency-Key": "once"})),
+        ]
+        await agent.until(lambda: len(agent.orders) == 2)
+        began = time.monotonic()
+        await gateway.__aexit__(None, None, None)
+        told = await asyncio.gather(*waits)
+        assert time.monotonic() - began < 5
+        assert [(status, found["status"]) for status, found in told] == [(200, "sent")] * 2
+
+
+async def test_nobody_waits_once_the_end_has_begun(start: Callable[..., Any]) -> None:
+    gateway = await start()
+    uid = await known(gateway)
+    gateway.hub.stop_waiting()
+    async with asyncio.timeout(2):
+        assert (await gateway.hub.send(order(uid), wait_s=30)).status == "queued"
+    assert not gateway.hub._orders._waited
+
+
+async def test_what_was_answered_is_not_carried_out_again(start: Callable[..., Any]) -> None:
+    """It was in a buffer when its connection ended, and its answer came before it was said again."""
+    gateway = await start()
+    uid = await known(gateway)
+    sent = await gateway.hub.send(order(uid))
+    other = await gateway.hub.send(order(uid, message={"type": "second"}))
+    orders = gateway.hub._orders
+    (waiting,) = orders._queues._by_uid.values()
+    orders._asked[uid, sent.message_id] = waiting[0]  # as if it had been written once
+    orders.answered(uid, Answer(in_reply_to=sent.message_id, ok=True, code="ok", text="done", state=None))
+    async with agent_at(gateway.agent_address, SEED) as agent:
+        await agent.until(lambda: bool(agent.orders))
+        await asyncio.sleep(0.3)
+        assert [each.command_id for each in agent.orders] == [other.message_id]
+    await eventually(lambda: gateway._metrics.events["answered"])
+    assert (await gateway.hub.message(sent.message_id)).status == "answered"
+    assert orders._queues.count == 0

@@ -2,12 +2,15 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import time
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 from aegis.errors import AgentUnknown, StorageError
+from aegis.gateway.registration import STRIDE_S, Enrolment
+from aegis.protocol.crypto import uid_of
 from aegis.protocol.payloads import RegistrationInit
 from tests.support.gateway_agents import agent_at, eventually
 
@@ -101,3 +104,64 @@ async def test_a_store_that_fails_is_told(start: Callable[..., Any], monkeypatch
         assert agent.session.uid is None
         assert gateway.hub.agents()[1] == 0
         assert gateway._metrics.events["internal_error"] == 0
+
+
+async def test_one_alone_is_written_at_once(start: Callable[..., Any]) -> None:
+    gateway = await start()
+    enrolment = gateway.hub._enrolment
+    began = time.monotonic()
+    for n in range(20):
+        await enrolment.enrol(hashlib.sha256(b"%d" % n).digest(), "h", RegistrationInit(), "a")
+    assert time.monotonic() - began < 20 * STRIDE_S / 2
+
+
+async def test_a_crowd_is_written_together(
+    start: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever comes while others are about to register waits a moment for them."""
+    gateway = await start()
+    enrolment = Enrolment(gateway._store, gateway._agents, gateway._clock, crowd=lambda: 1)
+    turns: list[int] = []
+    save = gateway._store.save_agent
+    loop = asyncio.get_running_loop()
+    turn = 0
+
+    counting = True
+
+    def next_turn() -> None:
+        nonlocal turn
+        turn += 1
+        if counting:
+            loop.call_soon(next_turn)
+
+    async def counted(row: Any) -> None:
+        turns.append(turn)
+        await save(row)
+
+    monkeypatch.setattr(gateway._store, "save_agent", counted)
+
+    async def one(n: int) -> None:
+        await asyncio.sleep(n * 0.001)
+        await enrolment.enrol(hashlib.sha256(b"%d" % n).digest(), "h", RegistrationInit(), "a")
+
+    monkeypatch.setattr(enrolment._stride, "_gap_s", 0.2)
+    loop.call_soon(next_turn)
+    began = time.monotonic()
+    crowd = [asyncio.create_task(one(n)) for n in range(21)]
+    await asyncio.sleep(0.1)
+    crowd.pop(3).cancel()  # who is gone holds nobody up
+    await asyncio.gather(*crowd)
+    took_s = time.monotonic() - began
+    counting = False
+    assert len(turns) == 20
+    assert len(set(turns)) == 2
+    assert 0.2 <= took_s < 0.6
+    assert not enrolment._locks
+
+
+async def test_who_calls_itself_by_the_uid_of_another_is_not_known_by_it(start: Callable[..., Any]) -> None:
+    gateway = await start()
+    enrolment = gateway.hub._enrolment
+    other = uid_of(hashlib.sha256(b"other").digest())
+    assert (await enrolment.enrol(KEY, "h", RegistrationInit(), other)).row.agent_id == "h"
+    assert (await enrolment.enrol(KEY, "h", RegistrationInit(), uid_of(KEY))).row.agent_id == uid_of(KEY)

@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 
+from aegis.errors import StorageError
+from aegis.gateway.store.sqlite import SqliteStore
 from aegis.gateway.views import Order
 from aegis.protocol.crypto import uid_of
 from tests.support.gateway_agents import agent_at, eventually
@@ -107,6 +109,52 @@ async def test_a_replayed_authentication_is_refused_also_after_a_restart(start: 
     again = await start()
     held = [digest for digest, _ in again._hall.replay.entries(again._clock.monotonic_ns())]
     assert held == digests
+
+
+async def test_an_authentication_is_used_up_also_where_nothing_was_saved_in_time(
+    start: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As after a kill: the process wrote nothing down at its end, nor the second before."""
+
+    async def fail(*_: object) -> None:
+        raise StorageError("killed")
+
+    monkeypatch.setattr(SqliteStore, "save_nonces", fail)
+    gateway = await start()
+    async with agent_at(gateway.agent_address, SEED):
+        digests = [digest for digest, _ in gateway._hall.replay.entries(gateway._clock.monotonic_ns())]
+    await gateway.__aexit__(None, None, None)
+    monkeypatch.undo()
+    again = await start()
+    held = [digest for digest, _ in again._hall.replay.entries(again._clock.monotonic_ns())]
+    assert held == digests
+    assert len(held) == 1
+
+
+async def test_nobody_is_let_in_whose_authentication_cannot_be_kept(
+    start: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gateway = await start()
+
+    def fail(_: bytes) -> None:
+        raise StorageError("no room")
+
+    monkeypatch.setattr(gateway._hall.nonces, "keep", fail)
+    async with agent_at(gateway.agent_address, SEED, up=False) as agent:
+        await agent.socket.wait_closed()
+        assert agent.socket.close_code == 1013
+        assert agent.happened == []
+    assert gateway._metrics.events["nonce_not_kept"] == 1
+    assert gateway._hall.by_key == {}
+
+
+async def test_a_session_that_is_over_its_time_is_ended(start: Callable[..., Any]) -> None:
+    gateway = await start(session_s=1)
+    async with agent_at(gateway.agent_address, SEED, heartbeat_s=0.1) as agent:
+        await agent.socket.wait_closed()
+        assert (agent.socket.close_code, agent.socket.close_reason) == (4003, "the session expired")
+    async with agent_at(gateway.agent_address, SEED):
+        pass
 
 
 async def test_a_fault_of_ours_ends_one_connection_only(

@@ -15,7 +15,7 @@ def upkeep_of(gateway: Any, **more: Any) -> Upkeep:
         agents=gateway._agents,
         orders=gateway.hub._orders,
         ingest=gateway._ingest,
-        replay=gateway._hall.replay,
+        nonces=gateway._hall.nonces,
         metrics=gateway._metrics,
         clock=gateway._clock,
         **more,

@@ -253,6 +253,7 @@ async def test_a_header_has_a_cap(start: Callable[..., Any]) -> None:
         request() + frame(b"{}", TEXT, mask=True),
         request() + request(),
     ],
+    ids=["tls", "no_http", "http_2", "no_header", "chunked", "body", "frame_behind", "request_behind"],
 )
 async def test_what_is_no_request_is_answered_400(start: Callable[..., Any], data: bytes) -> None:
     status, _, _ = await asked(await start(), data)
@@ -265,6 +266,27 @@ async def test_a_bad_handshake_is_refused_after_our_checks(start: Callable[..., 
     assert (await asked(gateway, request(Sec_WebSocket_Key="short")))[0] == 400
     assert (await asked(gateway, request(Upgrade=None)))[0] == 426
     await eventually(lambda: gateway._port.upgraded == 0)
+
+
+async def test_the_kernel_looks_after_what_was_accepted(start: Callable[..., Any]) -> None:
+    """Who is gone without a word is found, by what each connection has of the socket it came by."""
+    gateway = await start(kernel_s=7)
+    made = await upgraded(gateway)
+    (connection,) = gateway._port._connections.values()
+    own = connection._transport.get_extra_info("socket")
+    found = {
+        name: own.getsockopt(level, getattr(socket, name))
+        for level, name in (
+            (socket.SOL_SOCKET, "SO_KEEPALIVE"),
+            (socket.IPPROTO_TCP, "TCP_KEEPIDLE"),
+            (socket.IPPROTO_TCP, "TCP_KEEPINTVL"),
+            (socket.IPPROTO_TCP, "TCP_KEEPCNT"),
+            (socket.IPPROTO_TCP, "TCP_USER_TIMEOUT"),
+        )
+    }
+    assert list(found.values()) == [1, 5, 3, 3, 7000]
+    assert own.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+    await ended(made)
 
 
 # Deadlines and caps
@@ -348,6 +370,10 @@ async def test_sockets_that_do_not_authenticate_have_a_cap(start: Callable[..., 
         (frame(b"x" * 65537, TEXT, mask=True), 1009),
         (frame(b"\x03", CLOSE, mask=True), 1002),
         (frame(b"\x03\xe8", CLOSE, mask=True), 1000),
+    ],
+    ids=[
+        *("not_masked", "opcode", "reserved_bit", "long_ping", "nothing_to_continue", "not_utf8"),
+        *("announces_1_gib", "announces_4_eib", "too_large", "half_a_code", "close"),
     ],
 )
 async def test_frames_that_break_the_rules(start: Callable[..., Any], data: bytes, code: int) -> None:
@@ -446,14 +472,14 @@ async def test_a_stop_lets_agents_go_with_a_word(start: Callable[..., Any]) -> N
 
 async def test_pongs_nobody_reads_are_not_kept(start: Callable[..., Any]) -> None:
     """Before authentication a peer that pings and does not read is cut at 64 KiB, and does not grow us."""
-    gateway = await start(send_bytes_before=16 * 1024)
+    gateway = await start(send_bytes_before=16 * 1024, authenticate_s=60.0)
     made = await upgraded(gateway)
     made.writer.transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
     made.writer.transport.pause_reading()
     pings = frame(b"p" * 125, PING, mask=True) * 500
 
-    for _ in range(100):
-        if not gateway._metrics.events["slow_consumer"]:
+    async with asyncio.timeout(30):  # the kernels between take some megabytes first
+        while not gateway._metrics.events["slow_consumer"]:
             made.send(pings)
             await asyncio.sleep(0.01)
     assert gateway._metrics.events["slow_consumer"] == 1

@@ -26,20 +26,20 @@ def policy(name: str, priority: int, *deny: bool, mode: Mode = Mode.ENFORCE, ori
     return Policy(name=name, version=1, mode=mode, priority=priority, rules=rules, origin=origin)
 
 
-def test_the_order_is_priority_then_denial_then_origin_then_name_then_place() -> None:
+def test_the_order_is_priority_then_denial_then_local_then_name_then_place() -> None:
     policies = [
         policy("b", 5, False, True),
         policy("a", 5, False, True, True),
-        policy("z", 5, True, origin="gateway"),
+        policy("0", 5, True, origin="gateway"),
         policy("c", 4, False),
         policy("d", 6, True),
     ]
     expected = [
         ("c", "egress[0]"),
-        ("z", "egressDeny[0]"),
         ("a", "egressDeny[1]"),
         ("a", "egressDeny[2]"),
         ("b", "egressDeny[1]"),
+        ("0", "egressDeny[0]"),
         ("a", "egress[0]"),
         ("b", "egress[0]"),
         ("d", "egressDeny[0]"),

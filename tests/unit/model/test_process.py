@@ -5,7 +5,7 @@ import pytest
 
 from aegis.kernel import abi
 from aegis.model.absent import Absent
-from aegis.model.process import OWNER_PID_BITS, Ancestor, OwnerLabel, Process, owner_key, readable
+from aegis.model.process import OWNER_PID_BITS, Ancestor, OwnerLabel, Process, legible, owner_key, readable
 
 
 def process(**fields: object) -> Process:
@@ -75,3 +75,18 @@ def test_as_ancestor() -> None:
     parent = process()
     assert parent.as_ancestor() == Ancestor(pid=71, start_ns=5_000_000_123, comm=b"cat", exe=b"/bin/cat")
     assert parent.key == owner_key(71, 5_000_000_123)
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("/mnt/a", "/mnt/a"),
+        ("/mnt/\u00e9\U0001f600", "/mnt/\u00e9\U0001f600"),
+        ("/mnt/\udcff\u00e9", "/mnt/\\xff\u00e9"),
+        ("half \ud800", "half \\ud800"),
+        ("half \ud800\udcff", "half \\ud800\\udcff"),
+    ],
+)
+def test_legible_text_can_be_encoded(text: str, shown: str) -> None:
+    assert legible(text) == shown
+    assert legible(text).encode()

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from aegis._native.transcode import to_json
 from aegis.model import event as events
 from aegis.model import flow as flows
 from aegis.model.absent import Absent
@@ -204,3 +205,25 @@ def test_a_sample_has_a_value_or_a_reason() -> None:
         name="a", value=None, reason="no file", unit="bytes", kind="gauge", source="/proc/a", time_ns=1
     )
     assert cbor2.loads(encode_sample(one, 0))[4] == cbor2.CBORTag(60000, "no file")
+
+
+def test_a_sample_of_a_mount_that_is_no_text_is_one_like_any_other() -> None:
+    """A mount point of bytes that are no UTF-8 comes by surrogates."""
+    sample = Sample(
+        name="fs.bytes", labels=(("mount", "/mnt/\udcff\u00e9"),), value=None, reason="/mnt/\udcfe: gone",
+        unit="bytes", kind="gauge", source="statvfs", time_ns=5,
+    )  # fmt: skip
+    (run,) = loads(encode_samples([sample], 0))
+    found = decode(run, 0)
+    assert isinstance(found, Sample)
+    assert (found.labels, found.reason) == ((("mount", "/mnt/\\xff\u00e9"),), "/mnt/\\xfe: gone")
+    ((_, _, items),) = to_json(encode_samples([sample], 0).records, 0)
+    assert msgspec.json.decode(items)[0]["labels"] == {"mount": "/mnt/\\xff\u00e9"}
+
+
+def test_an_event_made_here_may_name_what_is_no_text() -> None:
+    event = LossEvent(time_ns=5, stage="disk", kind="/mnt/\udcff", reason="x", count=1)
+    (run,) = encode_events([event], 0)
+    (found,) = EncodedEvents(run)
+    assert isinstance(found, LossEvent)
+    assert found.kind == "/mnt/\\xff"

@@ -49,3 +49,12 @@ def test_as_one_object() -> None:
     }
     assert document(sample(0.31, None)) == known | {"value": 0.31}
     assert document(sample(None, "gone")) == known | {"value": None, "value_reason": "gone"}
+
+
+def test_labels_that_are_no_text_are_shown_as_bytes_are() -> None:
+    sample = Sample(
+        name="fs.bytes", labels=(("mount", "/mnt/\udcff"),), value=None, reason="/mnt/\udcff: gone", unit="bytes",
+        kind="gauge", source="statvfs", time_ns=5,
+    )  # fmt: skip
+    shown = msgspec.json.decode(msgspec.json.encode(document(sample)))
+    assert (shown["labels"], shown["value_reason"]) == ({"mount": "/mnt/\\xff"}, "/mnt/\\xff: gone")

@@ -378,6 +378,23 @@ def test_a_gateway_that_is_not_ours_gets_findings_only() -> None:
         session.batch(BlockClass.EVENT, stream=1, first=0, boot_id=bytes(16), items_json=b"[]", wall_s=WALL)
 
 
+def test_nothing_is_shared_with_a_gateway_that_did_not_say_so() -> None:
+    session = up()
+    assert not session.shares
+    given = {"stream": 1, "first": 0, "boot_id": bytes(16), "items_json": b'[{"shared":0}]', "wall_s": WALL}
+    with pytest.raises(SessionMisused):
+        session.batch(BlockClass.FINDING, **given, shared_json=b"[{}]")  # type: ignore[arg-type]
+    session.batch(BlockClass.FINDING, **given)  # type: ignore[arg-type]
+    assert len(session.outgoing()) == 1
+
+
+@pytest.mark.parametrize("mark", [{"v": 1, "batches": True}, {"v": 1, "batches": True, "shared": True}])
+def test_a_gateway_says_whether_items_may_share(mark: dict[str, object]) -> None:
+    session = opened()
+    session.receive(GATEWAY.auth(aegis=mark), 0, WALL)
+    assert session.shares is ("shared" in mark)
+
+
 @pytest.mark.parametrize(("channel", "name"), [(Up.STATUS, "status"), (Up.POLICIES, "policies")])
 def test_answers(channel: Up, name: str) -> None:
     session = up()

@@ -5,8 +5,8 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from aegis.protocol import envelope
-from aegis.protocol.coverage import HEADER, cover, digest, is_covered
+from aegis.protocol import base64text, envelope
+from aegis.protocol.coverage import HEADER, cover, covered_frame, digest, is_covered
 from aegis.protocol.crypto import Signer
 
 ME = Signer(bytes(range(32)))
@@ -43,3 +43,17 @@ def test_the_digest_of_an_envelope_covers_every_part() -> None:
     digests = {digest(*each) for each in parts}
     assert len(digests) == len(parts)
     assert all(each.startswith(b"AEGIS-v1 envelope\0") and len(each) == 50 for each in digests)
+
+
+@pytest.mark.parametrize("size", [0, 1, 2, 3, 100_000])
+@pytest.mark.parametrize("identity", ["i", 'quote " back \\ line \n snow \u2603'])
+def test_a_frame_made_in_place_is_the_one_made_of_its_parts(size: int, identity: str) -> None:
+    content = bytes(number % 251 for number in range(size))
+    payload = base64text.encode(content)
+    headers = cover(ME, identity, "event", "c", 1, "n", payload)
+    written = envelope.write(
+        identity=identity, kind="event", channel="c", timestamp=1, nonce="n", payload=payload, headers=headers
+    )
+    frame = covered_frame(ME, identity, "event", "c", 1, "n", content)
+    assert bytes(frame) == written.encode()
+    assert is_covered(envelope.read(frame.decode()), ME.public_key)

@@ -7,7 +7,7 @@ from nacl.bindings import crypto_core_ed25519_is_valid_point
 
 from aegis.errors import SealInvalid
 from aegis.protocol import crypto
-from aegis.protocol.crypto import Signer, is_sound, seal, unseal, verifies
+from aegis.protocol.crypto import Signer, is_sound, is_uid_of_another, seal, uid_of, unseal, verifies
 
 ME = Signer(bytes(range(32)))
 PRIME = (1 << 255) - 19
@@ -104,3 +104,20 @@ def test_a_nonce_has_12_bytes(size: int) -> None:
 
 def test_the_uid_of_a_key() -> None:
     assert crypto.uid_of(ME.public_key) == "agent-56475aa75463474c"
+
+
+def test_the_uid_of_another() -> None:
+    key = ME.public_key
+    own = uid_of(key)
+    assert is_uid_of_another(uid_of(bytes(32)), key)
+    assert not is_uid_of_another(own, key)
+    for name in (
+        "",
+        "host-1",
+        "agent-1",
+        own + "0",
+        own.upper(),
+        "agent-0123456789abcdeg",
+        "agent_0123456789abcdef",
+    ):
+        assert not is_uid_of_another(name, key), name

@@ -41,7 +41,9 @@ from tests.support.stages import BOOT, Stage, codes, error_of
 
 def test_the_whole_handshake() -> None:
     stage = Stage()
-    assert stage.say(stage.agent.authentication()) == [Authenticated(key=stage.agent.key, agent_id="host-1")]
+    (happened,) = stage.say(stage.agent.authentication())
+    ((used, _),) = stage.shared.replay.entries(0)
+    assert happened == Authenticated(key=stage.agent.key, agent_id="host-1", used=used)
     stage.agent.take_auth(*stage.heard())
     (begun,) = stage.say(stage.agent.registration())
     assert isinstance(begun, RegistrationBegun)
@@ -205,6 +207,25 @@ def test_five_seconds_to_authenticate_and_a_minute_of_silence_then() -> None:
     assert stage.session.tick(140 * SECOND) == [Closed(code=1001, reason="nothing heard for too long")]
 
 
+def test_a_session_holds_for_as_long_as_it_was_told() -> None:
+    stage = Stage(session_s=100).register()
+    for second in range(10, 100, 10):
+        stage.shared.drive(stage.session, stage.agent.heartbeat(), second * SECOND)
+    assert stage.session.next_deadline() == 100 * SECOND
+    assert stage.session.tick(100 * SECOND - 1) == []
+    assert stage.session.tick(100 * SECOND) == [Closed(code=4003, reason="the session expired")]
+    assert stage.session.next_deadline() is None
+
+
+def test_to_authenticate_again_makes_it_longer() -> None:
+    stage = Stage(session_s=100).register()
+    stage.shared.drive(stage.session, stage.agent.authentication(nonce="another"), 90 * SECOND)
+    assert stage.session.phase is Phase.REGISTERED
+    stage.session.alive(180 * SECOND)
+    assert stage.session.tick(189 * SECOND) == []
+    assert stage.session.next_deadline() == 190 * SECOND
+
+
 @pytest.mark.parametrize("phase", ["before", "after"])
 def test_a_frame_too_large_closes(phase: str) -> None:
     stage = Stage()
@@ -330,6 +351,24 @@ def test_a_heartbeat_by_start_up_id_or_uid(who: str) -> None:
     assert stage.say(frame) == [Heartbeat("agent-56475aa75463474c")]
 
 
+VICTIM = "agent-0123456789abcdef"
+
+
+@pytest.mark.parametrize(
+    "stage", [Stage(headers={"X-Agent-Id": VICTIM}), Stage(DeployedAgent(agent_id=VICTIM))]
+)
+def test_the_uid_of_another_is_no_name_to_speak_under(stage: Stage) -> None:
+    """In the header or signed: who is let in under it speaks for itself only."""
+    stage.register()
+    assert stage.session.uid == "agent-56475aa75463474c"
+    for kind in ("heartbeat", "processes"):
+        frame = stage.agent.frame("event", f"agent.{VICTIM}.{kind}", "e30=")
+        assert codes(stage.say(frame)) == ["other_agent"]
+    assert stage.say(stage.agent.frame("heartbeat", "agent.agent-56475aa75463474c.heartbeat", "e30=")) == [
+        Heartbeat("agent-56475aa75463474c")
+    ]
+
+
 def test_the_channel_of_another_agent() -> None:
     stage = Stage().register()
     frame = stage.agent.frame("heartbeat", "agent.agent-0000000000000000.heartbeat", "e30=")
@@ -419,6 +458,20 @@ def test_what_our_agent_says() -> None:
     ]
 
 
+def test_items_of_our_agent_name_what_they_share() -> None:
+    pair = Pair().pump()
+    assert pair.agent.shares
+    pair.gateway_heard.clear()
+    pair.agent.batch(
+        BlockClass.EVENT, stream=2, first=5, boot_id=BOOT, items_json=b'[{"a":1,"shared":0}]', shared_json=b'[{"b":2}]',
+        wall_s=WALL,
+    )  # fmt: skip
+    (batch,) = pair.pump().gateway_heard
+    assert isinstance(batch, Batch)
+    assert [bytes(each) for each in batch.items] == [b'{"a":1,"shared":0}']
+    assert [bytes(each) for each in batch.shared] == [b'{"b":2}']
+
+
 @pytest.mark.parametrize("cls", BlockClass)
 def test_every_class_of_batch(cls: BlockClass) -> None:
     pair = Pair().pump()
@@ -433,7 +486,9 @@ def test_every_class_of_batch(cls: BlockClass) -> None:
 def test_what_our_agent_signed_cannot_be_changed(name: str) -> None:
     pair = Pair().pump()
     pair.agent.batch(BlockClass.FLOW, stream=0, first=0, boot_id=BOOT, items_json=b"[{}]", wall_s=WALL)
-    (frame,) = pair.agent.outgoing()
+    (made,) = pair.agent.outgoing()
+    assert isinstance(made, bytearray)
+    frame = made.decode()
     said = json.loads(frame)
     other: dict[str, Any] = {
         "payload": packed({"kind": "flows"}), "id": "x", "type": "request", "timestamp": 1, "nonce": "x",

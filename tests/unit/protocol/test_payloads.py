@@ -10,7 +10,7 @@ import pytest
 
 from aegis.errors import EnvelopeInvalid
 from aegis.model.block import BlockClass
-from aegis.protocol import payloads, v1
+from aegis.protocol import base64text, payloads, v1
 from tests.support.deployed import packed
 
 BOOT = bytes(range(16))
@@ -72,6 +72,9 @@ def test_the_time_of_an_authentication(literal: str) -> None:
     ("mark", "wanted"),
     [
         ({"v": 1, "batches": True}, payloads.Mark(1, batches=True)),
+        ({"v": 1, "batches": True, "shared": True}, payloads.Mark(1, batches=True, shared=True)),
+        ({"v": 1, "batches": True, "shared": 1}, None),
+        ({"v": 1, "batches": True, "of_later": 1}, payloads.Mark(1, batches=True)),
         ({"v": 1, "registered": False}, payloads.Mark(1, registered=False)),
         ({"v": 2, "batches": True}, None),
         ("yes", None),
@@ -157,7 +160,7 @@ def test_every_member_of_a_completion_is_needed(name: str, value: object) -> Non
 def test_a_batch_goes_and_comes() -> None:
     items = b'[{"a":1}, {"b":"\xc3\xa9]"}]'
     losses = (("outbox", "event", "evicted", 7),)
-    text = payloads.write_batch("events", 3, 9, BOOT, items, losses)
+    text = base64text.encode(payloads.batch_content("events", 3, 9, BOOT, items, losses))
     kind, data = payloads.read_kind(text)
     assert kind == "events"
     found = payloads.read_batch(data, kind)
@@ -166,8 +169,42 @@ def test_a_batch_goes_and_comes() -> None:
 
 
 def test_a_batch_without_losses_has_the_five_members_of_the_documents() -> None:
-    text = payloads.write_batch("flows", 1, 0, BOOT, b"[]")
+    text = base64text.encode(payloads.batch_content("flows", 1, 0, BOOT, b"[]"))
     assert list(json.loads(base64.b64decode(text))) == ["kind", "stream", "first", "boot_id", "items"]
+
+
+def test_what_items_share_goes_with_them() -> None:
+    text = base64text.encode(
+        payloads.batch_content("events", 3, 9, BOOT, b'[{"a":1,"shared":0}]', (), b'[{"b":"\xc3\xa9"}]')
+    )
+    found = payloads.read_batch(payloads.read_kind(text)[1], "events")
+    assert [bytes(each) for each in found.shared] == [b'{"b":"\xc3\xa9"}']
+    assert [bytes(each) for each in found.items] == [b'{"a":1,"shared":0}']
+    assert payloads.read_batch(batch(), "events").shared == []
+
+
+@pytest.mark.parametrize(
+    ("shared", "words"),
+    [
+        ([1], r"shared\[0\] is no object"),
+        ([{}, []], r"shared\[1\] is no object"),
+        ([None], r"shared\[0\] is no object"),
+        ({}, "shared"),
+        (None, "shared"),
+        ([{}] * (v1.BATCH_SHARED + 1), "shared"),
+        ([json.loads('{"a":' * 31 + "1" + "}" * 31)], r"shared\[0\] is nested deeper than 32"),
+        ([{"a": "x" * (v1.BATCH_BYTES + v1.BATCH_ROOM)}], "larger than 49152"),
+    ],
+)
+def test_what_items_share_is_some_objects(shared: object, words: str) -> None:
+    with pytest.raises(EnvelopeInvalid, match=rf"^batch: .*{words}"):
+        payloads.read_batch(batch(shared=shared), "events")
+
+
+def test_as_much_as_items_may_share() -> None:
+    deep = json.loads('{"a":' * 30 + "1" + "}" * 30)
+    found = payloads.read_batch(batch(shared=[{}] * (v1.BATCH_SHARED - 1) + [deep]), "events")
+    assert len(found.shared) == v1.BATCH_SHARED
 
 
 @pytest.mark.parametrize("name", BATCH)

@@ -50,6 +50,7 @@ def test_a_restart_keeps_what_is_still_in_the_window() -> None:
     old.remember(KEY, "old", 0)
     old.remember(KEY, "new", 500 * SECOND)
     entries = old.entries(590 * SECOND)
+    assert old.remember(OTHER, "newer", 595 * SECOND) == old.entries(595 * SECOND)[-1][0]
     new = ReplayCache()
     new.remember(OTHER, "own", 1 << 40)
     new.load(entries, 1 << 40)

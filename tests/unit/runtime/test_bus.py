@@ -74,3 +74,59 @@ def test_a_sensor_that_cannot_be_loaded_has_no_listener() -> None:
 def test_an_unknown_topic_is_refused() -> None:
     with pytest.raises(LookupError):
         Bus().subscribe("nonsense", capacity=1)
+
+
+async def test_a_listener_is_called_at_once() -> None:
+    bus = Bus()
+    seen: list[object] = []
+    with bus.listen("event", seen.append) as listening, bus.subscribe("event", capacity=2):
+        bus.publish("event", [1, 2])
+        assert seen == [[1, 2]]
+        assert bus.listeners("event") == 2
+        watching = asyncio.create_task(listening.watch())
+        await asyncio.sleep(0)
+        assert not watching.done()
+    await watching
+    bus.publish("event", [3])
+    assert seen == [[1, 2]]
+
+
+async def test_what_a_listener_raises_reaches_who_watches_it_and_nobody_else() -> None:
+    bus = Bus()
+    seen: list[object] = []
+
+    def fail(item: object) -> None:
+        raise ZeroDivisionError
+
+    with bus.listen("event", fail) as broken, bus.listen("event", seen.append):
+        watching = asyncio.create_task(broken.watch())
+        await asyncio.sleep(0)
+        bus.publish("event", [1, 2])
+        bus.publish("event", [3])
+        with pytest.raises(ZeroDivisionError):
+            await watching
+        assert seen == [[1, 2], [3]]
+    assert bus.dropped()["event"] == 3
+
+
+@pytest.mark.parametrize("order", [("listen", "subscribe"), ("subscribe", "listen")])
+def test_a_sensor_is_wanted_once_by_listeners_and_queues(order: tuple[str, str]) -> None:
+    said: list[str] = []
+    bus = Bus(lambda topic: said.append(f"+{topic}"), lambda topic: said.append(f"-{topic}"))
+    sides = [
+        bus.listen("process", id) if each == "listen" else bus.subscribe("process", capacity=1)
+        for each in order
+    ]
+    for side in sides:
+        side.close()
+    assert said == ["+process", "-process"]
+
+
+def test_a_sensor_that_cannot_be_had_is_not_listened_to() -> None:
+    def refuse(topic: str) -> None:
+        raise LookupError(topic)
+
+    bus = Bus(refuse)
+    with pytest.raises(LookupError):
+        bus.listen("process", id)
+    assert bus.listeners("process") == 0

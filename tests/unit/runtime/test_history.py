@@ -2,8 +2,10 @@ from __future__ import annotations
 
 import random
 
+from aegis.model.block import BlockClass, Encoded
+from aegis.model.records import EncodedEvents
 from aegis.runtime.bus import Bus
-from aegis.runtime.history import EventHistory, LatestSamples
+from aegis.runtime.history import EVENT_BYTES, EventHistory, LatestSamples
 
 
 def test_it_keeps_the_last_events_whatever_the_batches() -> None:
@@ -18,6 +20,25 @@ def test_it_keeps_the_last_events_whatever_the_batches() -> None:
             assert list(history) == expected
             assert history.published == number == history.kept + history.evicted
             assert [event for batch, skip in history.batches() for event in batch[skip:]] == expected
+
+
+def test_long_events_are_fewer() -> None:
+    """Whatever the sizes: never more than the bytes of so many usual events, but for a single batch; and no fewer than fit."""
+    chance = random.Random(7)
+    history = EventHistory(Bus(), 100)
+    batches: list[EncodedEvents] = []
+    for _ in range(500):
+        count = chance.choice((1, 2, 30))
+        size = count * chance.choice((10, 100, EVENT_BYTES, 20_000))
+        batches.append(EncodedEvents(Encoded(BlockClass.EVENT, 0, count, bytes(size))))
+        history.append(batches[-1])
+        assert history.published == history.kept + history.evicted
+        held = [batch for batch, _ in history.batches()]
+        assert held == batches[-len(held) :]
+        sizes = [len(batch.encoded.records) for batch in batches[-len(held) - 1 :]]
+        assert sum(sizes[1:]) <= 100 * EVENT_BYTES or len(held) == 1
+        assert len(batches) == len(held) or history.kept == 100 or sum(sizes) > 100 * EVENT_BYTES
+        assert 0 < history.kept <= 100
 
 
 def test_a_batch_is_published_and_not_read() -> None:

@@ -10,8 +10,8 @@ import pytest
 from websockets.exceptions import ConnectionClosedError
 from websockets.frames import Close
 
-from aegis.agent.link import drive
-from aegis.agent.link.drive import hint_of, lost
+from aegis.agent.link import drive, keeper
+from aegis.agent.link.drive import hint_of, lost, parts_of
 from aegis.agent.outbox.shelf import MOST_LOSSES
 from aegis.model.block import Block, BlockClass
 from aegis.model.event import ExecEvent, LossEvent
@@ -124,6 +124,34 @@ async def test_a_record_of_any_length_arrives_whatever_else_is_told_with_it(tmp_
     assert (found["pid"], found["args"], found["args_bytes"]) == (7, None, 16_001)
 
 
+SHORT = Process(
+    pid=7, start_ns=8, ppid=1, uid=0, gid=0, comm=b"sh", exe=b"/bin/sh", exe_deleted=False, exe_truncated=False,
+    args=b"sh\0", args_total=3, cwd=b"/", cgroup=Cgroup(id=1, path="/", unit=None),
+    ancestors=(Ancestor(pid=1, start_ns=2, comm=b"init", exe=b"/sbin/init"),),
+)  # fmt: skip
+
+
+async def test_items_share_with_a_gateway_that_takes_it(tmp_path: Path) -> None:
+    records = encode(ExecEvent(time_ns=5, owner=SHORT), 0) * 300
+    gateway = SmallGateway()
+    async with serving(gateway) as url:
+        linked = Linked(url, tmp_path)
+        linked.shelf.put(block(0, records, 300))
+        async with linked.kept():
+            await comes(lambda: (1, BlockClass.EVENT, 300) in linked.shelf.acknowledgements)
+    assert gateway.refused == []
+    (batch,) = gateway.batches
+    assert len(batch.shared) == 2
+    plain = [
+        one
+        for _, items, shared in parts_of(block(0, records, 300), shares=False)
+        for one in msgspec.json.decode(items)
+        if shared == b""
+    ]
+    assert gateway.items("event") == plain
+    assert len(plain) == 300
+
+
 async def test_a_block_that_cannot_be_read_is_told_as_a_loss_and_holds_nobody_up(tmp_path: Path) -> None:
     gateway = SmallGateway()
     async with serving(gateway) as url:
@@ -155,3 +183,74 @@ async def test_a_session_that_is_over_is_followed_by_another_at_once(tmp_path: P
             assert linked.codes() == set()
             assert linked.pauses == [0.0]
             assert linked.uplink.status().state is LinkState.CONNECTED
+
+
+OFFER_OF_NOTHING = (
+    '{"id":"x","type":"response","channel":"agent.registration","payload":"e30=","timestamp":1}'
+)
+
+
+async def test_who_answers_nonsense_is_left_as_a_breach_of_the_protocol(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gateway = SmallGateway()
+
+    async def nonsense(link: Any, one: Any) -> None:
+        await link.connection.send(OFFER_OF_NOTHING.replace("agent.registration", "auth"))
+
+    monkeypatch.setattr(gateway, "_take", nonsense)
+    async with serving(gateway) as url:
+        linked = Linked(url, tmp_path)
+        async with linked.kept():
+            await comes(lambda: gateway.closes)
+            assert gateway.closes[0] == "1002 protocol: auth: Object missing required field `success`"
+            assert linked.codes() == {"gateway_unreachable"}
+
+
+async def test_who_refuses_is_told_goodbye_and_why(tmp_path: Path) -> None:
+    gateway = SmallGateway()
+    gateway.refuses = "no \u00e9" + "x" * 300
+    async with serving(gateway) as url:
+        linked = Linked(url, tmp_path)
+        async with linked.kept():
+            await comes(lambda: gateway.closes)
+    assert gateway.closes[0].startswith("1000 the gateway refused: no \u00e9x")
+    assert len(gateway.closes[0].removeprefix("1000 ").encode()) == 123  # what a close frame holds
+
+
+async def test_who_sends_errors_without_end_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(drive, "MOST_COMPLAINTS", 20)
+    gateway = SmallGateway()
+    async with serving(gateway) as url:
+        linked = Linked(url, tmp_path)
+        async with linked.kept():
+            await comes(lambda: linked.uplink.connected)
+            for _ in range(20):
+                await gateway.links[0].connection.send(b"x")
+            await comes(lambda: gateway.closes)
+    assert gateway.closes[0] == "1002 20 of its frames were errors"
+
+
+async def test_a_tick_that_fails_ends_the_connection_and_not_the_ticking(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gateway = SmallGateway()
+    broken = [True]
+    async with serving(gateway) as url:
+        linked = Linked(url, tmp_path, heartbeat_interval_s=0.05)
+        beat = keeper.Keeper._beat
+
+        def fails(one: keeper.Keeper) -> None:
+            if broken[0]:
+                broken[0] = False
+                raise ZeroDivisionError("in a callback")
+            beat(one)
+
+        monkeypatch.setattr(keeper.Keeper, "_beat", fails)
+        async with linked.kept():
+            await comes(lambda: gateway.closes)
+            assert gateway.closes == ["1011 an error of the agent's own"]
+            before = len(gateway.heartbeats)
+            await comes(lambda: len(gateway.heartbeats) > before + 5)
+            assert linked.codes() == set()
+            assert gateway.opened == 2

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import time
 from pathlib import Path
+from typing import Any
 
+import cbor2
 import pytest
 
 from aegis.agent import identity, private_file
 from aegis.agent.link import keeper
+from aegis.agent.link.dial import dial
 from aegis.agent.link.unsaid import Change, Reply
 from aegis.errors import StorageError
 from aegis.model.block import Block, BlockClass
@@ -345,6 +349,51 @@ async def test_a_gateway_that_takes_no_batches_gets_none(tmp_path: Path) -> None
         assert (gateway.batches, len(linked.shelf.waiting)) == ([], 1)
 
 
+async def test_findings_go_to_a_gateway_that_takes_nothing_else_and_stay_here(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """More of them than may be in flight: nobody acknowledges them. The next gateway gets them too, and the rest."""
+    monkeypatch.setattr(keeper, "SILENT_NS", 0)
+    gateway = SmallGateway(ours=False)
+    gateway.acknowledges = False
+    async with serving(gateway) as url:
+        port = int(url.rpartition(":")[2])
+        linked = Linked(url, tmp_path, in_flight_bytes=128 << 10, heartbeat_interval_s=0.05)
+        linked.shelf.put(block(0, 3))
+        finding = encode_finding({"title": "t" * 40_000})
+        for first in range(8):
+            linked.shelf.put(
+                Block(
+                    cls=BlockClass.FINDING,
+                    stream=1,
+                    first=first,
+                    count=1,
+                    boot_id=bytes(16),
+                    base_ns=0,
+                    records=finding,
+                )
+            )
+        async with linked.kept():
+            await comes(lambda: len(gateway.batches) == 8)
+            before = len(gateway.heartbeats)
+            await comes(lambda: len(gateway.heartbeats) > before + 3)
+            assert linked.codes() == set()  # that it stores nothing is known
+    assert [one.first for one in gateway.batches] == list(range(8))
+    assert {one.cls for one in gateway.batches} == {BlockClass.FINDING}
+    assert (gateway.refused, len(linked.shelf.waiting)) == ([], 9)
+    ours = SmallGateway()
+    async with serving(ours, port), linked.kept():
+        await comes(lambda: not linked.shelf.waiting and not linked.shelf.in_flight)
+    assert sorted({(one.cls, one.first) for one in ours.batches}) == [
+        ("event", 0),
+        *(("finding", n) for n in range(8)),
+    ]
+
+
+def encode_finding(content: dict[str, str]) -> bytes:
+    return cbor2.dumps([10, 5, content])
+
+
 async def test_answers_wait_for_a_connection_and_states_are_told_as_they_stand(tmp_path: Path) -> None:
     gateway = SmallGateway()
     async with serving(gateway) as url:
@@ -388,3 +437,51 @@ async def test_a_gateway_that_stores_nothing_is_told_of_and_not_left(
             await gateway.links[0].connection.send(gateway.links[0].session.acknowledge(1, EVENT, 3, 0))
             await comes(lambda: linked.codes() == set())
     assert gateway.opened == 1
+
+
+async def test_whatever_breaks_is_told_once_backed_off_from_and_ends_nobody(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Classes of errors that nobody thought of, at each place where a connection is made and driven."""
+    said: list[dict[str, object]] = []
+    attempts = [0]
+
+    async def fails(*arguments: Any) -> Any:
+        attempts[0] += 1
+        if attempts[0] <= 5:
+            raise LookupError("two\x1b[2J headers")
+        return await dial(*arguments)
+
+    monkeypatch.setattr(keeper, "dial", fails)
+    gateway = SmallGateway()
+    async with serving(gateway) as url:
+        linked = Linked(url, tmp_path)
+        monkeypatch.setattr(linked.uplink, "log", Log(said))
+        async with linked.kept():
+            await comes(lambda: attempts[0] == 5)
+            (condition,) = linked.conditions.all()
+            assert condition.code == "link_broken"
+            assert re.fullmatch(
+                r"LookupError at link/test_keeper.py:\d+: two\\x1b\[2J headers", condition.text
+            )
+            await comes(lambda: linked.uplink.connected)
+            assert linked.codes() == set()
+            linked.uplink.on_order = lambda _order: 1 // 0  # type: ignore[assignment]
+            await gateway.links[0].push({"type": "list_modules", "command_id": "7"})
+            await comes(lambda: gateway.opened == 2 and linked.uplink.connected)
+    assert [one["code"] for one in said] == ["LookupError", "ZeroDivisionError"]  # not each time
+    assert len(linked.pauses) == 6
+    assert all(linked.pauses)
+
+
+class Log:
+    """Keeps errors."""
+
+    def __init__(self, said: list[dict[str, object]]) -> None:
+        self._said = said
+
+    def error(self, event: str, **values: object) -> None:
+        self._said.append({"event": event, **values})
+
+    def info(self, _event: str, **_values: object) -> None: ...
+    def warning(self, _event: str, **_values: object) -> None: ...

@@ -14,6 +14,7 @@ import pytest
 
 from aegis.agent.link import room as rooms
 from aegis.agent.link.room import LinkRoom
+from aegis.agent.link.unsaid import Reply
 from aegis.errors import HostError
 from aegis.model.event import LossEvent
 from aegis.model.module import ModuleState, ModuleStatus
@@ -35,6 +36,7 @@ class Bench:
         self.conditions = Conditions(SystemClock(), self.changed)
         self.bus = Bus()
         self.counters = Counters()
+        self.interrupted: list[Reply] = []
         self.boot_id: bytes | Exception = b"b" * 16
         host: Any = SimpleNamespace(boot_id=self._boot_id)
         self.room = LinkRoom(
@@ -70,7 +72,7 @@ class Bench:
             group = await stack.enter_async_context(asyncio.TaskGroup())
             await self.room.open(stack, group, self.counters)
             either: Any = self
-            self.room.obey(either, either, group)
+            self.room.obey(either, either, group, self.interrupted)
             keeping = group.create_task(
                 self.room.uplink.keep(self.options.table(f"modules.{LINK}"), self.conditions.scoped(LINK))
             )
@@ -102,7 +104,10 @@ async def test_what_is_published_arrives_and_adds_up(tmp_path: Path) -> None:
             await comes(lambda: len(gateway.items("event")) == 3)
             await comes(lambda: not any(room.outbox.pending().values()) if room.outbox else False)
             assert all(one.balanced for one in bench.counters.read())
-            assert sum(one.terms["acknowledged"] for one in bench.counters.read()) == 3
+            stages = {one.stage: one.terms for one in bench.counters.read()}
+            assert stages["outbox.event"]["acknowledged"] == 3
+            assert stages["link.frames"]["taken"] == stages["link.frames"]["received"] > 3
+            assert stages["link.orders"]["received"] == 0
             assert gateway.batches[0].boot_id == b"b" * 16
             assert [state["name"] for state in gateway.states] == ["telemetry"]
             bench.conditions.raise_("agent", "records_lost", "some")
@@ -151,3 +156,38 @@ async def test_without_a_boot_id_the_link_is_as_good(tmp_path: Path) -> None:
             bench.publish(1)
             await comes(lambda: gateway.batches)
     assert gateway.batches[0].boot_id == bytes(16)
+
+
+async def test_what_is_refused_is_counted(tmp_path: Path) -> None:
+    gateway = SmallGateway()
+    async with serving(gateway) as url:
+        bench = Bench(tmp_path / "state", url)
+        async with bench.open() as room:
+            await comes(lambda: room.uplink.connected)
+            await gateway.links[0].connection.send(b"binary")
+            await gateway.links[0].connection.send("{")
+            await gateway.links[0].push({"type": "nonsense", "command_id": "1"})
+            await gateway.links[0].push({"type": "stop_module", "module_id": "telemetry", "command_id": "2"})
+            await comes(lambda: len(gateway.answers) == 2)
+            stages = {one.stage: one for one in bench.counters.read()}
+            frames, orders = stages["link.frames"], stages["link.orders"]
+            assert (frames.terms["binary_frame"], frames.terms["envelope_invalid"]) == (1, 1)
+            assert frames.terms["taken"] == frames.terms["received"] - 2
+            assert (orders.terms["received"], orders.terms["refused"]) == (2, 2)
+            assert frames.balanced
+            assert orders.balanced
+
+
+async def test_orders_an_agent_before_could_not_end_are_answered(tmp_path: Path) -> None:
+    gateway = SmallGateway()
+    async with serving(gateway) as url:
+        bench = Bench(tmp_path / "state", url)
+        bench.interrupted = [
+            Reply(in_reply_to="9", ok=False, code="module_spun", text="telemetry held the loop")
+        ]
+        async with bench.open() as room:
+            await comes(lambda: gateway.answers)
+            assert room.under_way() == []
+            await gateway.links[0].push({"type": "list_modules", "command_id": "9"})  # delivered again
+            await comes(lambda: len(gateway.answers) == 2)
+        assert [(one.in_reply_to, one.code) for one in gateway.answers] == [("9", "module_spun")] * 2

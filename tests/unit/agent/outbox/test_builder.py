@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from aegis.agent.outbox.builder import MOST_BYTES, MOST_RECORDS, QUIET_NS, Builder, split
+from aegis.agent.outbox.builder import FEW_AT_ONCE, GATHER_NS, MOST_BYTES, MOST_RECORDS, Builder, split
 from aegis.model.block import BlockClass, Encoded
 from tests.support.outbox import run_of
 
@@ -10,18 +10,40 @@ EVENT, VERDICT = BlockClass.EVENT, BlockClass.VERDICT
 MS = 1_000_000
 
 
-def test_an_event_after_quiet_goes_at_once_and_the_next_waits() -> None:
+def test_few_events_go_at_once() -> None:
     builder = Builder()
-    (first,) = builder.add(run_of(EVENT, [1], base_ns=0), 0)
-    assert first.count == 1
-    assert builder.add(run_of(EVENT, [2], base_ns=0), MS) == []
-    assert builder.add(run_of(EVENT, [3], base_ns=0), 40 * MS) == []
-    assert builder.due_ns() == MS + QUIET_NS
-    assert builder.close_due(MS + QUIET_NS - 1) == []
-    (second,) = builder.close_due(MS + QUIET_NS)
-    assert second.records == run_of(EVENT, [2, 3], base_ns=0).records
-    (third,) = builder.add(run_of(EVENT, [4], base_ns=0), 40 * MS + QUIET_NS)
-    assert third.count == 1
+    for number in range(200):  # 25 ms apart, for longer than a burst lasts
+        (only,) = builder.add(run_of(EVENT, [number], base_ns=0), number * 25 * MS)
+        assert only.count == 1
+    assert builder.due_ns() is None
+
+
+def test_many_events_wait_for_each_other() -> None:
+    builder = Builder()
+    burst = [builder.add(run_of(EVENT, [number], base_ns=0), 0) for number in range(FEW_AT_ONCE + 2)]
+    assert [len(closed) for closed in burst] == [1] * FEW_AT_ONCE + [0, 0]
+    assert builder.due_ns() == GATHER_NS
+    assert builder.close_due(GATHER_NS - 1) == []
+    (gathered,) = builder.close_due(GATHER_NS)
+    assert gathered.count == 2
+    (later,) = builder.add(run_of(EVENT, [4], base_ns=0), 100 * MS)
+    assert later.count == 1
+
+
+def test_a_stream_of_events_leaves_none_that_goes_at_once() -> None:
+    builder = Builder()
+    blocks = 0
+    for turn in range(500):  # 10 s of 1,000 events a second
+        blocks += len(builder.add(run_of(EVENT, range(20), base_ns=0), turn * 20 * MS))
+        blocks += len(builder.close_due(turn * 20 * MS))
+    assert blocks <= 10_000 // 50 + FEW_AT_ONCE
+
+
+def test_what_goes_at_once_takes_along_what_waits() -> None:
+    builder = Builder()
+    builder.add(run_of(EVENT, range(400), base_ns=0), 0)
+    (both,) = builder.add(run_of(EVENT, [400], base_ns=0), 49 * MS)
+    assert both.count == 401
 
 
 @pytest.mark.parametrize(

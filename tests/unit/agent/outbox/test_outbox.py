@@ -201,23 +201,6 @@ async def test_more_is_acknowledged_than_was_handed_out(tmp_path: Path) -> None:
     await outbox.close(2)
 
 
-async def test_losses_of_others_are_told_in_the_next_block_of_the_class(tmp_path: Path) -> None:
-    outbox, _ = make(tmp_path)
-    await outbox.open()
-    ledger, gateway = Ledger(), Gateway()
-    outbox.take_lost(EVENT, "queue", "event", "queue_full", 3)
-    outbox.take_lost(EVENT, "queue", "event", "queue_full", 4)
-    assert await outbox.flush()
-    await outbox.close(2)
-    outbox, _ = make(tmp_path)
-    await outbox.open()
-    ledger.issue(outbox, FLOW, 1)
-    ledger.issue(outbox, EVENT, 1)
-    await gateway.drain_all(outbox)
-    assert dict(gateway.losses) == {(EVENT, "queue", "event", "queue_full"): 7}
-    await outbox.close(2)
-
-
 async def test_an_untrusted_key_is_a_condition_and_memory_goes_on(tmp_path: Path) -> None:
     (tmp_path / "outbox.key").write_bytes(bytes(32))
     (tmp_path / "outbox.key").chmod(0o644)

@@ -157,6 +157,30 @@ async def test_nothing_is_stored_twice(store: Store, at_once: bool) -> None:
     assert (await store.totals())["event"].items == 5
 
 
+async def test_what_items_share_is_kept_once_and_told_of_each(
+    store: Store, reopened: Callable[[], Any]
+) -> None:
+    shared = [b'{"ancestors":["' + b"x" * 5000 + b'"]}', b'{"pid":7,"shared":0}']
+    batches = [
+        batch(first, [first, first + 1, first + 2], with_={"shared": 1}, shared=shared) for first in (0, 2)
+    ]
+    assert await store.append(batches) == [(3, 3), (5, 2)]
+    assert (await store.totals())["event"].bytes < 2 * 6000
+    each = store
+    for _ in range(2):
+        told = [
+            *(await each.items(Query())).items,
+            *(await each.items(Query(after=""))).items,
+            *(await each.items(Query(after="1.0"))).items,
+        ]
+        assert len(told) == 5 + 5 + 4
+        for item in told:
+            found = msgspec.json.decode(item.json)
+            assert (found["pid"], found["ancestors"], "shared" in found) == (7, ["x" * 5000], False)
+        assert numbers(await each.items(Query(since_ns=3))) == [4, 3]
+        each = await reopened()
+
+
 async def test_a_gap_is_passed_over(store: Store) -> None:
     assert nexts(await store.append([batch(0, [1]), batch(10, [2])])) == [1, 11]
     assert nexts(await store.append([batch(5, [3])])) == [11]
@@ -316,6 +340,35 @@ async def test_a_page_looks_at_a_bounded_number_of_batches(
     assert 5 <= pages <= 12
 
 
+async def test_a_page_keeps_no_more_than_it_tells(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Batches that span much time must all be opened; of what is in them only the newest are taken out."""
+    from aegis.gateway.store import reading
+
+    made: list[int] = []
+    item = reading._Inside.item
+    monkeypatch.setattr(
+        reading._Inside, "item", lambda self, place: (made.append(place[0]), item(self, place))[1]
+    )
+    wide = [batch(100 * n, [10_000 + n, *range(n, 5_000, 51)], received_ns=20_000) for n in range(30)]
+    await store.append(wide)
+    every = sorted(((time) for n in range(30) for time in (10_000 + n, *range(n, 5_000, 51))), reverse=True)
+    page = await store.items(Query(until_ns=5_000, limit=20))
+    assert [each.time_ns for each in page.items] == [time for time in every if time < 5_000][:20]
+    assert len(made) < 250  # of 2,950
+    for looked_at in (1 << 30, 4_000):
+        monkeypatch.setattr(reading, "MOST_BYTES_LOOKED_AT", looked_at)
+        found, cursor, pages = [], None, 0
+        while True:
+            page = await store.items(Query(limit=50, cursor=cursor))
+            found += [each.time_ns for each in page.items]
+            pages += 1
+            cursor = page.next
+            if cursor is None:
+                break
+        assert found == every
+        assert pages < 100
+
+
 async def test_many_batches_of_one_instant_do_not_stop_a_page(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -389,10 +442,37 @@ async def test_what_is_too_old_goes_and_its_place_is_not_given_again(
 async def test_what_is_too_much_goes_oldest_first(store: Store) -> None:
     sent = [batch(n, [9 - n]) for n in range(10)]  # the last to come are the oldest by their own instants
     await store.append(sent)
-    size = len(sent[0].items)
+    size = (await store.totals())["event"].bytes // 10
     keep = {"event": Keep(age_ns=1 << 62, total_bytes=3 * size)}
     assert await store.prune(1000, keep, most_batches=100) == 7
     assert sorted(numbers(await store.items(Query()))) == [7, 8, 9]
+
+
+async def test_small_batches_and_keys_count_as_what_they_take(store: Store) -> None:
+    sent = [batch(n, [n], with_={"dst": f"192.0.2.{n}"} if n % 2 else {}) for n in range(100)]
+    await store.append(sent)
+    plain = sum(len(each.items) for each in sent)
+    held = (await store.totals())["event"].bytes
+    assert plain + 100 * 150 < held < plain + 100 * 300
+    assert await store.prune(1000, {"event": Keep(age_ns=0, total_bytes=0)}, most_batches=1000) == 100
+    assert (await store.totals())["event"] == Totals(items=0, bytes=0)
+
+
+async def test_an_agent_has_so_many_cursors(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    from aegis.gateway.store import appending
+
+    monkeypatch.setattr(appending, "MOST_CURSORS", 20)
+    monkeypatch.setattr(appending, "_CURSORS_A_STEP", 5)
+    await store.append([batch(0, [1], uid=OTHER, stream=7, received_ns=1)])
+    for n in range(100):
+        await store.append([batch(0, [1], stream=n, received_ns=1000 + n)])
+        await store.append([batch(n, [1], stream=1000, received_ns=1000 + n)])
+    kept = {each.stream: each.next for each in await store.cursors(UID)}
+    assert len(kept) <= 20
+    assert kept[1000] == 100  # it was moved all the time
+    assert {99, 98, 97, 96} <= kept.keys()
+    assert nexts(await store.append([batch(0, [1], stream=99)])) == [1]
+    assert [each.stream for each in await store.cursors(OTHER)] == [7]
 
 
 # Messages

@@ -21,7 +21,7 @@ from aegis.errors import EnvelopeInvalid, FeatureUnsupported, LoadRejected, Modu
 from aegis.host.reader import Host
 from aegis.kernel import abi
 from aegis.kernel.flows import SocketOwner
-from aegis.model.event import ConnectEvent, Event, ExecEvent, ExitEvent, LossEvent
+from aegis.model.event import ConnectEvent, Event, ExecEvent, ExitEvent
 from aegis.model.process import Process, owner_key
 from aegis.modules.observability import module
 from aegis.modules.observability.config import OPTIONS
@@ -186,16 +186,30 @@ async def test_processes_older_than_it_are_known() -> None:
         assert (owner.pid, owner.exe) == (os.getpid(), own.exe)
 
 
-async def test_what_a_full_queue_drops_is_an_event_with_the_exact_count() -> None:
-    around = Around(queue_records=1024)
+async def test_a_drain_that_comes_by_two_topics_counts_once() -> None:
+    around = Around()
     async with around.running():
-        for first in range(0, 1500, 100):
-            data = b"".join(exec_bytes(PID + first + at) for at in range(100))
-            around.bus.publish("process", RecordBatch.from_bytes(data))
-        *execs, loss = await around.events(1001)
-    assert len(execs) == 1000
-    assert isinstance(loss, LossEvent)
-    assert (loss.stage, loss.kind, loss.reason, loss.count) == ("queue", "process", "queue_full", 500)
+        for _ in range(3):
+            batch = RecordBatch.from_bytes(exec_bytes(PID))
+            for topic in ("process", "socket", "cgroup"):
+                around.bus.publish(topic, batch)
+        assert around.history.published == 3
+        (found,) = around.counters.read()
+        assert found.terms["decoded"] == found.terms["events"] == 3
+
+
+async def test_a_mistake_in_the_ring_s_turn_is_the_module_s_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    around = Around()
+
+    def fail(*_: object) -> None:
+        raise ZeroDivisionError
+
+    with pytest.raises(ExceptionGroup) as raised:  # noqa: PT012
+        async with around.running():
+            monkeypatch.setattr(Table, "take", fail)
+            around.bus.publish("process", RecordBatch.from_bytes(exec_bytes(PID)))
+            await asyncio.sleep(0.05)
+    assert raised.group_contains(ZeroDivisionError)
 
 
 def refuse(*topics: str) -> Callable[[str], None]:

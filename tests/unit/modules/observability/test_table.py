@@ -34,17 +34,17 @@ def told(**fields: Any) -> SocketOwner:
 
 def test_records_become_runs_of_events(table: Table) -> None:
     records = fork_record(PROCESS, (1, 2)) + exec_record(PROCESS, ancestors=()) + exit_record(PROCESS)
-    runs, decoded, events, forks, cgroups = table.take([RecordBatch.from_bytes(records)], 1000)
+    runs, decoded, events, forks, cgroups = table.take(RecordBatch.from_bytes(records), 1000)
     (run,) = runs
     assert [type(event) for event in run] == [ExecEvent, ExitEvent]
     assert [event.time_ns for event in run] == [START + 2000, START + 10_000]
     assert (decoded, events, forks, cgroups) == (3, 2, 1, 0)
     assert (len(table), table.running) == (1, 0)
-    assert table.take([], 1000) == ((), 0, 0, 0, 0)
+    assert table.take(RecordBatch.from_bytes(b""), 1000) == ([], 0, 0, 0, 0)
 
 
 def test_an_owner_is_a_process_a_label_or_nobody(table: Table) -> None:
-    table.take([RecordBatch.from_bytes(exec_record(PROCESS, ancestors=()))], 0)
+    table.take(RecordBatch.from_bytes(exec_record(PROCESS, ancestors=())), 0)
     found = table.find_owner(owner_key(*PROCESS))
     assert isinstance(found, Process)
     assert (found.pid, found.exe, found.cgroup) == (500, b"/bin/program", UNIT)
@@ -53,7 +53,7 @@ def test_an_owner_is_a_process_a_label_or_nobody(table: Table) -> None:
 
 
 def test_the_kernels_note_counts_only_when_it_is_whole(table: Table) -> None:
-    table.take([RecordBatch.from_bytes(exec_record(PROCESS, ancestors=()))], 0)
+    table.take(RecordBatch.from_bytes(exec_record(PROCESS, ancestors=())), 0)
     owner = owner_key(*PROCESS)
     found = table.find_owner(owner, told())
     assert isinstance(found, Process)
@@ -70,6 +70,6 @@ def test_the_kernels_note_counts_only_when_it_is_whole(table: Table) -> None:
 
 def test_what_was_lost_is_found_by_looking_twice(table: Table) -> None:
     table.snapshot([proc_process(300, START)])
-    table.take([RecordBatch.from_bytes(exec_record(PROCESS, ancestors=()))], 0)
+    table.take(RecordBatch.from_bytes(exec_record(PROCESS, ancestors=())), 0)
     assert [table.reconcile([300]) for _ in range(3)] == [0, 1, 0]
     assert len(table) == 1
