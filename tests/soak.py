@@ -63,6 +63,10 @@ SOAKS: dict[str, Soak] = {
         "10^6 messages, 1,000 reconnects, faults of both ends and between them: nothing lost, doubled or left behind",
         ("tests/e2e/test_link_soak.py", "tests/e2e/test_link_faults.py"),
     ),
+    "troubles": Soak(
+        "the five troubles of the connection guide, the five silent minutes before the first message for once whole",
+        ("tests/e2e/test_troubles.py",),
+    ),
     "crash": Soak("kill -9 under traffic, then adoption", ("tests/e2e/test_crash.py",)),
 }
 

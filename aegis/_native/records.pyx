@@ -139,6 +139,11 @@ cdef class RecordBatch:
         """Number of records by kind: sixteen counts, indexed by the kind's number."""
         return tuple([self.records.kinds[kind] for kind in range(abi.AEGIS_KINDS)])
 
+    @property
+    def size(self):
+        """Bytes of the records."""
+        return self.records.used
+
     def kind_bits(self):
         """The kinds that occur: a bit for each, at its number."""
         cdef unsigned int found = 0

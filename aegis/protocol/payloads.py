@@ -278,7 +278,7 @@ def read_kind(payload: str) -> tuple[str | None, bytes]:
 
 
 def read_batch(data: bytes, kind: str) -> Batch:
-    """A batch of that kind. Items are objects, at most 512 of them and 48 KiB; they are checked and not decoded."""
+    """A batch of that kind. Items are objects, at most 512 of them and 128 KiB; they are checked and not decoded."""
     if len(data) > v1.BATCH_BYTES + v1.BATCH_ROOM:
         raise EnvelopeInvalid(f"batch: is larger than {v1.BATCH_BYTES} bytes")
     if not data.isascii():

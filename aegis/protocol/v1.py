@@ -101,7 +101,7 @@ IDLE_S = 60.0  # without a frame, at the gateway
 # ---- batches
 
 BATCH_ITEMS = 512
-BATCH_BYTES = 48 * 1024  # of items, and of what they share
+BATCH_BYTES = 128 * 1024  # of items, and of what they share
 BATCH_SHARED = 1024  # objects that items have in common
 BATCH_EXPANDED_BYTES = 1024 * 1024  # of items, each with the objects it names
 BATCH_ROOM = 16 * 1024  # for the members around them: 64 losses of three words of 64 characters

@@ -17,6 +17,9 @@ from aegis.model.block import BlockClass, Encoded, end_of
 MOST_BYTES: Final = 128 << 10
 MOST_RECORDS: Final = 512
 GATHER_NS: Final = 50_000_000
+SOON_NS: Final = (
+    15_000_000  # events that would go so soon go with what comes now, without a turn of their own
+)
 FEW_A_SECOND: Final = 40
 FEW_AT_ONCE: Final = 20
 OF_ONE: Final = 10  # events that count as much as a block of their own: a block costs more than what is in it
@@ -72,7 +75,8 @@ class Builder:
             draft.runs.append(piece.records)
             draft.count += piece.count
             draft.size += len(piece.records)
-            if at_once or draft.due_ns <= now_ns or draft.count >= MOST_RECORDS or draft.size >= MOST_BYTES:
+            soon = now_ns + SOON_NS if piece.cls is BlockClass.EVENT else now_ns
+            if at_once or draft.due_ns <= soon or draft.count >= MOST_RECORDS or draft.size >= MOST_BYTES:
                 closed.append(self._open.pop(piece.cls))
         return closed
 

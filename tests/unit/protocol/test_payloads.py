@@ -193,7 +193,7 @@ def test_what_items_share_goes_with_them() -> None:
         (None, "shared"),
         ([{}] * (v1.BATCH_SHARED + 1), "shared"),
         ([json.loads('{"a":' * 31 + "1" + "}" * 31)], r"shared\[0\] is nested deeper than 32"),
-        ([{"a": "x" * (v1.BATCH_BYTES + v1.BATCH_ROOM)}], "larger than 49152"),
+        ([{"a": "x" * (v1.BATCH_BYTES + v1.BATCH_ROOM)}], "larger than 131072"),
     ],
 )
 def test_what_items_share_is_some_objects(shared: object, words: str) -> None:
@@ -242,7 +242,7 @@ def test_items_are_at_most_512(count: int, holds: bool) -> None:
 def test_a_batch_has_at_most_48_kib_of_items() -> None:
     fits = batch(items=[{"a": "x" * (v1.BATCH_BYTES - 20)}])
     assert payloads.read_batch(fits, "events")
-    with pytest.raises(EnvelopeInvalid, match="batch: is larger than 49152"):
+    with pytest.raises(EnvelopeInvalid, match="batch: is larger than 131072"):
         payloads.read_batch(batch(items=[{"a": "x" * (v1.BATCH_BYTES + v1.BATCH_ROOM)}]), "events")
 
 
