@@ -11,15 +11,14 @@ import socket
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from aegis._native._system import ffi, lib
 from aegis.agent.directories import Directories
 from aegis.agent.entry import SIGNALS
 from aegis.agent.wiring import Agent
+from aegis.host.seclusion import seclude
 from aegis.runtime import log as logging
 from aegis.runtime.config import Configuration
 
 STOP_S = 3.0  # from the first signal to the end of every orderly release
-PR_SET_DUMPABLE = 4  # <linux/prctl.h>
 LAST_WORDS_S = 0.3  # for what is cancelled once no time is left
 
 
@@ -27,22 +26,14 @@ def live(configuration: Configuration, read: Callable[[], Configuration], direct
     """Run until a signal. Returns 0; a crash is what it raises."""
     settings = configuration.table("log")
     logging.set_up(settings.text("level"), settings.text("format"))
-    seclude()
+    if problem := seclude():
+        logging.logger(source="agent").warning("core dumps stay possible", error=problem)
     loop = new_loop(configuration.table("agent").text("loop"))
     try:
         return loop.run_until_complete(_Life(configuration, read, directories).run())
     finally:
         SIGNALS.notify = None
         loop.close()
-
-
-def seclude() -> None:
-    """Leave no core dump, and let nobody but a tracer with CAP_SYS_PTRACE into the memory: keys are in it.
-
-    An execute undoes it, so it is done at each start, before any key is read.
-    """
-    if lib.prctl(PR_SET_DUMPABLE, ffi.cast("unsigned long", 0)):
-        logging.logger(source="agent").warning("core dumps stay possible", error=os.strerror(ffi.errno))
 
 
 def new_loop(kind: str) -> asyncio.AbstractEventLoop:

@@ -105,9 +105,12 @@ def run(log_level: str, log_format: str, **given: object) -> None:
     from aegis.cli.failures import show_error
     from aegis.errors import AegisError, ConfigError, NotBuilt, StorageError
     from aegis.gateway.options import GatewayOptions
+    from aegis.host.seclusion import seclude
     from aegis.runtime import log
 
     log.set_up(log_level, log_format)
+    if problem := seclude():
+        log.logger(source="gateway").warning("core dumps stay possible", error=problem)
     options = msgspec.convert(given, GatewayOptions)
     try:
         _new_loop_run(options, asked)

@@ -12,6 +12,7 @@ from typing import Any, Final
 import msgspec
 
 from aegis.errors import AgentUnknown
+from aegis.gateway.standing import Standing, Standings
 from aegis.gateway.store.base import AgentRow
 from aegis.gateway.views import AgentView, Presence
 from aegis.model.stamp import rfc3339
@@ -24,7 +25,7 @@ STALE_NS: Final = 15 * 60 * 1_000_000_000
 class Agent:
     """One agent. `session` is the newest authenticated one, an object of `sessions`; None while it is away."""
 
-    __slots__ = ("last_seen_ns", "ours", "queued", "row", "session", "unsaved")
+    __slots__ = ("last_seen_ns", "ours", "queued", "row", "session", "standing", "unsaved")
 
     def __init__(self, row: AgentRow) -> None:
         self.row = row
@@ -33,6 +34,7 @@ class Agent:
         self.session: Any = None
         self.unsaved = False  # last_seen is newer than what the store has
         self.queued = 0
+        self.standing = Standing()
 
 
 class AgentTable:
@@ -42,6 +44,7 @@ class AgentTable:
         self._by_uid: dict[str, Agent] = {}
         self._by_key: dict[bytes, Agent] = {}
         self._unsaved: list[Agent] = []
+        self.standings = Standings()
 
     def __len__(self) -> int:
         return len(self._by_uid)
@@ -136,6 +139,8 @@ def view(agent: Agent, now_ns: int) -> AgentView:
         remote_address=None if session is None else session.address,
         session_expires=None if session is None else rfc3339(session.expires_s * 1_000_000_000),
         queued=agent.queued,
+        modules=agent.standing.of("module"),
+        conditions=agent.standing.of("condition"),
     )
 
 

@@ -15,7 +15,7 @@ from aegis.errors import AegisError
 from aegis.gateway.limits import Limits
 from aegis.gateway.metrics import Metrics
 from aegis.gateway.store import items
-from aegis.gateway.store.base import Batch, Store
+from aegis.gateway.store.base import Appended, Batch, Store
 from aegis.model.block import BlockClass
 from aegis.protocol import gateway_happenings
 from aegis.runtime.clock import SystemClock
@@ -42,7 +42,8 @@ class Ingest:
         self._metrics = metrics
         self._waiting: list[Waiting] = []
         self._bytes = 0
-        self._writing: asyncio.Task[None] | None = None
+        self._writing = False
+        self._settled: list[asyncio.Future[None]] = []
         self._log = logger(part="ingest")
         self.failing = False  # the last write failed
 
@@ -70,8 +71,8 @@ class Ingest:
         self._waiting.append(Waiting(session, batch, size))
         self._bytes += size
         self._metrics.received(what.cls, batch.count, size)
-        if self._writing is None:
-            self._writing = asyncio.get_running_loop().create_task(self._write())
+        if not self._writing:
+            self._write()
         return size
 
     async def probe(self) -> None:
@@ -86,26 +87,37 @@ class Ingest:
 
     async def settle(self) -> None:
         """Wait until nothing waits any more."""
-        while self._writing is not None:
-            await asyncio.wait([self._writing])
+        while self._writing:
+            waiter = asyncio.get_running_loop().create_future()
+            self._settled.append(waiter)
+            await waiter
 
-    async def _write(self) -> None:
-        try:
-            while self._waiting:
-                now, self._waiting = (
-                    self._waiting[:_MOST_A_TRANSACTION],
-                    self._waiting[_MOST_A_TRANSACTION:],
-                )
-                await self._store_some(now)
-        finally:
-            self._writing = None
+    def _write(self) -> None:
+        """What waits goes to the store at once: the writer's thread has it when this returns."""
+        now, self._waiting = self._waiting[:_MOST_A_TRANSACTION], self._waiting[_MOST_A_TRANSACTION:]
+        self._writing = True
+        self._store_some(now)
 
-    async def _store_some(self, some: list[Waiting]) -> None:
-        try:
-            kept = await self._store.append([each.batch for each in some])
-        except Exception as error:  # noqa: BLE001  whatever it was, nothing was kept
+    def _store_some(self, some: list[Waiting]) -> None:
+        kept = asyncio.ensure_future(self._store.append([each.batch for each in some]))
+        kept.add_done_callback(lambda done: self._stored(some, done))
+
+    def _stored(self, some: list[Waiting], done: asyncio.Future[list[Appended]]) -> None:
+        error = asyncio.CancelledError() if done.cancelled() else done.exception()
+        if error is None:
+            self._kept(some, done.result())
+        else:
             self._failed(some, error)
+        if self._waiting:
+            self._write()
             return
+        self._writing = False
+        settled, self._settled = self._settled, []
+        for waiter in settled:
+            if not waiter.done():
+                waiter.set_result(None)
+
+    def _kept(self, some: list[Waiting], kept: list[Appended]) -> None:
         self._recovered()
         acknowledged: dict[tuple[int, int, str], tuple[Any, int]] = {}
         for each, (next_, fresh) in zip(some, kept, strict=True):
@@ -118,7 +130,7 @@ class Ingest:
         for (_, stream, cls), (session, next_) in acknowledged.items():
             session.acknowledge(stream, BlockClass(cls), next_)
 
-    def _failed(self, some: list[Waiting], error: Exception) -> None:
+    def _failed(self, some: list[Waiting], error: BaseException) -> None:
         """Nothing was kept, so nothing is acknowledged; each agent sends it again when it is back.
 
         What came behind it of the same sessions goes too: stored, it would move the cursor past what failed.

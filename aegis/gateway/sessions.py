@@ -259,6 +259,8 @@ class Session:
             self.connection.close(what.code, what.reason)
         elif isinstance(what, State):
             self._heard()
+            if self.agent is not None:
+                self._hall.agents.standings.told(self.agent.standing, what.state)
         elif isinstance(what, RegistrationBegun | Ignored):
             return
 
@@ -302,6 +304,7 @@ class Session:
             return  # a newer connection came while the store was written
         self.agent = agent
         agent.session = self
+        self._hall.agents.standings.begin(agent.standing)  # it tells all of it anew
         self._hall.agents.seen(agent, self._hall.clock.wall_ns())
         if self._hall.orders is not None:
             self._hall.orders.reachable(self)

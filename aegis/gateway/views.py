@@ -20,7 +20,8 @@ class AgentView(msgspec.Struct, frozen=True, kw_only=True):
     """An agent now. Instants are RFC 3339 UTC (`created`, `last_seen`) and nanoseconds since 1970.
 
     `connected` says that it has an authenticated socket at this moment. `ours` says that it sends batches and answers
-    orders. `remote_address` is None while it has no socket.
+    orders. `remote_address` is None while it has no socket. `modules` and `conditions` are what it told last, none from
+    an agent that tells nothing, each as `aegis status` has it on the host.
     """
 
     agent_uid: str
@@ -46,6 +47,8 @@ class AgentView(msgspec.Struct, frozen=True, kw_only=True):
     remote_address: str | None
     session_expires: str | None
     queued: int
+    modules: list[Any]
+    conditions: list[Any]
 
 
 class SentStatus(enum.StrEnum):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ipaddress
 import random
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,7 +16,7 @@ from aegis.kernel.enforcer import Enforcer
 from aegis.kernel.policy_slots import PolicySlots
 from aegis.kernel.tc import Way
 from aegis.model.flow import Verdict
-from aegis.model.net import Direction
+from aegis.model.net import MAPPED, Direction
 from aegis.model.policy import Packet, PolicySet
 from aegis.model.policy_reference import judge
 from tests.support import nft_policy
@@ -124,3 +125,31 @@ def test_nftables_and_aegis_agree_with_the_reference(
     dice = random.Random(seed())
     for number in range(SETS):
         both_judges(world, dice, direction, way, tmp_path / str(number))
+
+
+@pytest.mark.parametrize("direction", Direction)
+def test_without_a_policy_every_sendable_packet_arrives(world: World, direction: Direction) -> None:
+    """The world itself loses nothing, around its own addresses neither."""
+    routed(world)
+    nft_policy.watch(world.a)
+    nft_policy.watch(world.b)
+    inside, outside = [], []
+    for link, ends in zip(nft_policy.LINK, ((world.a.v4, world.b.v4), (world.a.v6, world.b.v6)), strict=True):
+        assert tuple(map(ipaddress.ip_address, ends)) == (link[1], link[2])
+        inside += [link[0], link[1], link[3], link[link.num_addresses // 2], link[-1]]
+        outside += [link[0] - 1, link[-1] + 1]
+    packets = [
+        Packet(
+            direction=direction,
+            peer=address.packed if address.version == 6 else MAPPED + address.packed,
+            protocol=protocol,
+            port=80,
+        )
+        for address in inside + outside
+        for protocol in (6, 17)
+    ]
+    sent = [each for each in packets if nft_policy.sendable(each)]
+    assert len(sent) == 2 * len(outside)
+    sender, receiver = (world.a, world.b) if direction is Direction.EGRESS else (world.b, world.a)
+    passing = [True] * len(sent)
+    assert said(sent, sender, receiver, (world.a.v4, world.a.v6), direction, passing) == passing

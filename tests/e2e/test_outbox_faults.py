@@ -7,12 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import errno
-import fcntl
-import os
 import random
 import shutil
-import struct
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -23,10 +19,10 @@ import pytest
 
 from aegis.agent.outbox.outbox import Outbox
 from aegis.agent.outbox.store import Store
-from aegis.host.namespaces import PrivateMounts
 from aegis.model.block import BlockClass
 from aegis.runtime.health import ScopedHealth
 from tests.support import expect
+from tests.support.disk import Disk, open_disk
 from tests.support.outbox import Gateway, Ledger, check_balance, make
 from tests.support.outbox_child import CAPS, read, resume
 from tests.support.outbox_mutants import STORES
@@ -156,57 +152,6 @@ def test_an_error_at_any_system_call_of_the_write_path(rooms: Path, error: str, 
 
 
 # ---- power
-
-
-class Disk:
-    """An ext4 on a loop image that can lose its power: the kernel's own shutdown, without the journal's last pages."""
-
-    GOING_DOWN = 0x8004587D  # EXT4_IOC_SHUTDOWN
-    WITHOUT_LOG = 2
-
-    def __init__(self, where: Path, megabytes: int) -> None:
-        self.image, self.top = where / "disk.img", where / "mounted"
-        self.top.mkdir()
-        with self.image.open("wb") as image:
-            image.truncate(megabytes << 20)
-        self._run("mkfs.ext4", "-q", "-F", "-O", "^metadata_csum", str(self.image))
-        self.mounted = False
-
-    @staticmethod
-    def _run(*command: str) -> None:
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        if done.returncode:
-            raise OSError(errno.EIO, f"{command[0]}: {done.stderr.strip()}")
-
-    def mount(self, *options: str) -> None:
-        self._run("mount", "-o", ",".join(("loop", *options)), str(self.image), str(self.top))
-        self.mounted = True
-
-    def remount(self, option: str) -> None:
-        self._run("mount", "-o", f"remount,{option}", str(self.top))
-
-    def cut(self) -> None:
-        number = os.open(self.top, os.O_RDONLY)
-        try:
-            fcntl.ioctl(number, self.GOING_DOWN, struct.pack("I", self.WITHOUT_LOG))
-        finally:
-            os.close(number)
-
-    def unmount(self) -> None:
-        if self.mounted:
-            self._run("umount", str(self.top))
-            self.mounted = False
-
-
-@contextlib.contextmanager
-def open_disk(where: Path, megabytes: int = 16) -> Iterator[Disk]:
-    expect.require("root", "ext4_loop")
-    with PrivateMounts():
-        disk = Disk(where, megabytes)
-        try:
-            yield disk
-        finally:
-            disk.unmount()
 
 
 async def one_power_cut(disk: Disk, chance: random.Random, store: type[Store]) -> tuple[Ledger, Gateway]:

@@ -7,7 +7,6 @@ At full scale (`./dev soak troubles`) the first is the fixed five minutes of the
 from __future__ import annotations
 
 import base64
-import os
 import time
 from pathlib import Path
 
@@ -17,16 +16,16 @@ from tests.e2e.test_strangers import V1, eventually, state, strange_gateway
 from tests.strangers.v1_agent import Died, StrangeAgent, b64
 from tests.support.agent import running_agent
 from tests.support.gateway import gateway
+from tests.support.scale import scaled
 from tests.support.world import World
-
-FULL = os.environ.get("AEGIS_SCALE") == "full"
 
 
 @pytest.mark.require("root", "bpf", "tcx")
 @pytest.mark.timeout(600)
 def test_1_an_idle_link_is_not_cut(world: World) -> None:
     """The first message comes at once, and data before each deadline: nothing is ever cut for idleness."""
-    idle_s, watch_s = (300.0, 330.0) if FULL else (7.0, 16.0)
+    idle_s = float(scaled(7, 300))
+    watch_s = idle_s + scaled(9, 30)
     with (
         strange_gateway(world, idle_s=idle_s) as gate,
         running_agent(world, options=V1.format(url=gate.url, orders="refuse")) as agent,

@@ -22,7 +22,7 @@ PARSERS = (
     "aegis/gateway/api/records.py",
     "aegis/gateway/api/items.py",
     "aegis/gateway/store/reading.py:_place",
-    "aegis/gateway/store/reading.py:_after",
+    "aegis/gateway/store/reading.py:place_after",
 )
 METHODS = ("GET", "POST", "PUT", "DELETE", "HEAD")
 MOST = 1 << 63
@@ -42,7 +42,7 @@ def running() -> Any:
         async def items(self, query: Any) -> Any:
             query = items.checked(query)
             before = reading._place(query.cursor)
-            after = None if query.after is None else reading._after(query.after)
+            after = None if query.after is None else reading.place_after(query.after)
             assert all(-1 <= each < MOST for each in (*(before or ()), *(after or ())))  # of a column
             page = await super().items(_numbered(query, before, after))
             rest = ".0.0" if after is None else ".0"
@@ -139,7 +139,7 @@ def small() -> Iterator[None]:
     from aegis.gateway.api import items, records
 
     with (
-        mock.patch.multiple(records, LONGEST_WAIT_S=0.004, POLL_S=0.001),
+        mock.patch.multiple(records, LONGEST_WAIT_S=0.004),
         mock.patch.multiple(items, LIMIT=2, MOST_LOOKED_AT=4),
     ):
         yield

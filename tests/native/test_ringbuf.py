@@ -86,8 +86,9 @@ def test_identities_hold_while_rings_overflow_and_the_reader_pauses() -> None:
     for _ in range(scaled(7, 97)):
         with ProbeRing(1 << 16, reserved=1 << 13) as ring, RingReader(ring.fd, ring.shared) as reader:
             attempted = 0
-            for _ in range(chance.randrange(3, 23)):
-                count = chance.randrange(1, 3 * ring.room)
+            counts = [chance.randrange(1, 3 * ring.room) for _ in range(chance.randrange(3, 23))]
+            counts.insert(chance.randrange(len(counts)), ring.room + 1)  # of small ones none would overflow
+            for count in counts:
                 attempted += count
                 ring.flood(count, urgent=chance.random() < 0.3)
                 if chance.random() < 0.7:  # otherwise the reader pauses

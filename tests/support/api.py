@@ -56,6 +56,8 @@ def agent_view(uid: str = UID, **more: Any) -> AgentView:
         "remote_address": "127.0.0.1",
         "session_expires": None,
         "queued": 0,
+        "modules": [],
+        "conditions": [],
     }
     return AgentView(**(made | more))
 

@@ -15,6 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from aegis.protocol.v1 import BATCH_BYTES, BATCH_ROOM
 from tests.support.rawsocket import BINARY, CLOSE, CONTINUATION, PING, TEXT, frame
 
 Rule = Literal["close", "refuse", "ignore"]
@@ -95,13 +96,13 @@ def _wrong_type(member: str) -> Callable[[Setting], bytes]:
     return lambda s: s.spliced(member, "[7]")
 
 
-def _batch(content: dict[str, Any]) -> Callable[[Setting], bytes]:
-    """A batch of events with members replaced."""
+def _batch(content: dict[str, Any], size: int = 0) -> Callable[[Setting], bytes]:
+    """A batch of events with members replaced, filled up to so many bytes with spaces."""
     good = {"kind": "events", "stream": 1, "first": 0, "boot_id": "0" * 32, "items": []}
     compact = json.dumps(
         {**good, **content}, separators=(",", ":")
     )  # an item that names another has no spaces
-    payload = base64.b64encode(compact.encode()).decode()
+    payload = base64.b64encode(compact.encode().ljust(size)).decode()
     return lambda s: s.changed(channel=f"agent.{s.uid}.processes", type="event", payload=payload)
 
 
@@ -322,10 +323,10 @@ TO_GATEWAY = (
             f"batch: {name}",
             "batch",
             "ignore" if name == "kind unknown" else "refuse",  # the deployed channels take any
-            _batch(content),
+            _batch(content, *size),
             ("registered",),
         )
-        for name, content in (
+        for name, content, *size in (
             ("kind unknown", {"kind": "gossip"}),
             ("stream negative", {"stream": -1}),
             ("first a string", {"first": "0"}),
@@ -333,6 +334,8 @@ TO_GATEWAY = (
             ("boot id of three digits", {"boot_id": "abc"}),
             ("items an object", {"items": {}}),
             ("513 items", {"items": [{}] * 513}),
+            ("a byte more than it may have", {"items": [EXEC]}, BATCH_BYTES + BATCH_ROOM + 1),
+            ("an item a number, in as many bytes as it may have", {"items": [1]}, BATCH_BYTES + BATCH_ROOM),
             ("an item a number", {"items": [1]}),
             ("an item without a type", {"items": [{"schema": "aegis.event"}]}),
             (

@@ -23,9 +23,8 @@ def acknowledges_first() -> None:
         session.acknowledge(what.stream, what.cls, what.first + len(what.items))
         return size
 
-    async def late(self: Ingest, some: list[Any]) -> None:
-        await asyncio.sleep(HELD_S)
-        await commit(self, some)
+    def late(self: Ingest, some: list[Any]) -> None:
+        asyncio.get_running_loop().call_later(HELD_S, commit, self, some)
 
     Ingest.offer = early  # type: ignore[method-assign]
     Ingest._store_some = late  # type: ignore[method-assign]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ipaddress
 import json
 import os
 import socket
@@ -16,6 +17,7 @@ from tests.support.world import Place
 
 SHORTEST = 100  # bytes of packet 0; each later one is a byte longer, so that its length names it
 MOST = 1300
+LINK = (ipaddress.ip_network("10.77.0.0/24"), ipaddress.ip_network("fd77::/64"))  # of a world's first pair
 _TRUST = 5.0  # seconds after which a packet that has not come is held for dropped
 
 
@@ -30,9 +32,14 @@ def ruleset(policies: PolicySet, direction: Direction) -> str:
 
 
 def sendable(packet: Packet) -> bool:
-    """Whether Linux's own stack lets such a packet through to the judge, whatever the policy says."""
+    """Whether Linux's own stack lets such a packet through to judge and receiver, whatever the policy says.
+
+    What goes to an address of the link itself takes no gateway: without ARP it gets the sender's own MAC
+    address and the other end drops it, or it is a broadcast. What comes from one may be answered to the judge's
+    own host, and the answer counted.
+    """
     family, address = packet.peer_number
-    if packet.fragment or packet.protocol not in (1, 6, 17, 47, 58, 132):
+    if _on_link(family, address) or packet.fragment or packet.protocol not in (1, 6, 17, 47, 58, 132):
         return False
     if (packet.protocol == ICMP and family == 6) or (packet.protocol == ICMPV6 and family == 4):
         return False
@@ -84,6 +91,13 @@ def outcome(packets: Sequence[Packet], passing: Sequence[bool], receiver: Place)
         time.sleep(0.05)
     assert set(got.values()) <= {1}
     return [number in got for number in range(len(packets))]
+
+
+def _on_link(family: int, address: int) -> bool:
+    return any(
+        each.version == family and int(each.network_address) <= address <= int(each.broadcast_address)
+        for each in LINK
+    )
 
 
 def _ordered(policies: PolicySet) -> list[tuple[Policy, Rule]]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import re
+from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
@@ -16,6 +16,7 @@ from websockets.exceptions import ConnectionClosed
 from aegis._native.transcode import to_json, to_shared_json
 from aegis.agent.link.complaints import escaped
 from aegis.agent.link.dial import Connection
+from aegis.agent.link.ends import BeginAnew, lost
 from aegis.agent.link.unsaid import Change, Reply, Unsaid
 from aegis.agent.link.window import Window
 from aegis.errors import ConnectionLost, GatewayRefused, TransportError
@@ -30,25 +31,14 @@ from aegis.runtime.module import Clock, Log
 
 PONG_S = 10.0
 FRAMES_A_TURN = 32
+AT_ONCE_BYTES = 4096  # of records; what is longer is not for the turn of whoever made it
 MOST_COMPLAINTS = (
     1000  # frames of one connection that were refused or errors; then it is a broken or hostile peer
 )
 ANSWER_TEXT, ANSWER_CODE = 8192, 256  # characters a gateway of ours takes
 GOODBYE, NONSENSE, OWN_FAULT = 1000, 1002, 1011  # the close codes of RFC 6455 that this end gives
 REASON_BYTES = 123  # of a close frame
-REPLACED, REPLACED_S = 4001, 60.0  # two that take each other's place do it once a minute
 SECOND = 1_000_000_000
-_SECONDS = re.compile(r"\b([0-9]{1,5}(?:\.[0-9]{1,3})?) ?s\b")
-
-
-class BeginAnew(Exception):
-    """The session is to be followed by another one now; nobody failed."""
-
-
-class Replaced(ConnectionLost):
-    """Another connection with this agent's key has taken the place of this one."""
-
-    code = "session_conflict"
 
 
 class Source(Protocol):
@@ -90,6 +80,9 @@ class Drive:
         self._window = window
         self._log = log
         self._something = asyncio.Event()
+        self._rests = False  # the writing task waits for something
+        self._taken: deque[Block] = deque()  # given by the source, not written yet
+        self._frames: list[str | bytearray] = []  # sealed, and there was no room to write them
         self._phase = session.phase
         self._timer: asyncio.TimerHandle | None = None
         self._due_ns = 0  # when the timer is for
@@ -103,7 +96,16 @@ class Drive:
         self.batches_sent = 0
 
     def wake(self) -> None:
-        """There may be something to send: the session was told to say something, or the outbox has a block."""
+        """There may be something to send: the session was told to say something, or the outbox has a block.
+
+        A block that nothing is in the way of is written before this returns; the rest is the writing task's.
+        """
+        if self._rests and not self._something.is_set() and not self._over.done():
+            try:
+                if not self._write_one():
+                    return
+            except Exception as error:  # noqa: BLE001  as with a tick
+                self._broke(error)
         self._something.set()
 
     async def run(self) -> None:
@@ -220,7 +222,9 @@ class Drive:
     async def _write(self) -> None:
         try:
             while True:
+                self._rests = True
                 await self._something.wait()
+                self._rests = False
                 self._something.clear()
                 await self._write_all()
         except ConnectionClosed as error:
@@ -229,16 +233,37 @@ class Drive:
     async def _write_all(self) -> None:
         """What is said goes before any block, also between two blocks of many."""
         await self._write_said()
-        while room := self._room():
-            blocks = self._source.sendable(room)
-            if not blocks:
-                return
-            if self._session.takes(BlockClass.EVENT):  # who takes findings alone acknowledges nothing
-                for block in blocks:
-                    self._window.take(block)
+        while self._taken or self._take_blocks():
+            await self._write_said()
+            await self._write_block(self._taken.popleft())
+
+    def _take_blocks(self) -> bool:
+        """See whether the source has any that there is room for."""
+        room = self._room()
+        if not room:
+            return False
+        blocks = self._source.sendable(room)
+        if self._session.takes(BlockClass.EVENT):  # who takes findings alone acknowledges nothing
             for block in blocks:
-                await self._write_said()
-                await self._write_block(block)
+                self._window.take(block)
+        self._taken.extend(blocks)
+        return bool(blocks)
+
+    def _write_one(self) -> bool:
+        """The next block, where it is small and first in turn. Whether there is more to do, for the writing task."""
+        if self._session.waiting or self._ping_due or self._unsaid.next() is not None:
+            return True
+        if not self._take_blocks():
+            return False
+        if len(self._taken[0].records) > AT_ONCE_BYTES:
+            return True
+        parts = self._parts(self._taken[0])
+        if len(parts) > 1:
+            return True
+        self._seal(self._taken.popleft(), parts[0], first=True)
+        self._frames = [frame for frame in self._session.outgoing() if not self._connection.offer(frame)]
+        self.batches_sent += 1
+        return bool(self._frames or self._taken) or self._take_blocks()
 
     async def _write_said(self) -> None:
         await self._write_frames()
@@ -268,42 +293,50 @@ class Drive:
         return self._window.room if self._session.takes(BlockClass.FINDING) else 0
 
     async def _write_frames(self) -> None:
-        for frame in self._session.outgoing():
+        frames, self._frames = [*self._frames, *self._session.outgoing()], []
+        for frame in frames:
             if not self._connection.offer(frame):
                 await self._connection.send(frame, text=True)
 
     async def _write_block(self, block: Block) -> None:
         """As one batch or, where the JSON is larger, as some."""
+        for index, part in enumerate(self._parts(block)):
+            self._seal(block, part, first=not index)
+            await self._write_frames()
+            self.batches_sent += 1
+            await asyncio.sleep(0)  # a send that finds room does not let anybody else in
+
+    def _parts(self, block: Block) -> list[tuple[int, bytes, bytes]]:
+        """As `parts_of`; of a block that cannot be read one item in the place of all of them."""
         try:
-            parts = parts_of(block, shares=self._session.shares)
+            return parts_of(block, shares=self._session.shares)
         except ValueError as error:
             self._log.error("block not sent", cls=block.cls.value, first=block.first, error=str(error))
-            # One item in the place of all of them; the next block's acknowledgement stands for this one too.
-            lost = LossEvent(
+            # The next block's acknowledgement stands for this one too.
+            told = LossEvent(
                 time_ns=block.base_ns,
                 stage="link",
                 kind=block.cls.value,
                 reason="unreadable",
                 count=block.count,
             )
-            parts = [(0, b"[" + encode_event(lost) + b"]", b"")]
-        for index, (offset, items, shared) in enumerate(parts):
-            if not self._session.takes(block.cls):
-                # A later block's acknowledgement would stand for this one too: it is sent again on a connection anew.
-                raise BeginAnew("the gateway forgot this agent in the middle of a block")
-            self._session.batch(
-                block.cls,
-                stream=block.stream,
-                first=block.first + offset,
-                boot_id=block.boot_id,
-                items_json=items,
-                shared_json=shared,
-                losses=block.losses if index == 0 else (),
-                wall_s=self._wall_s(),
-            )
-            await self._write_frames()
-            self.batches_sent += 1
-            await asyncio.sleep(0)  # a send that finds room does not let anybody else in
+            return [(0, b"[" + encode_event(told) + b"]", b"")]
+
+    def _seal(self, block: Block, part: tuple[int, bytes, bytes], *, first: bool) -> None:
+        if not self._session.takes(block.cls):
+            # A later block's acknowledgement would stand for this one too: it is sent again on a connection anew.
+            raise BeginAnew("the gateway forgot this agent in the middle of a block")
+        offset, items, shared = part
+        self._session.batch(
+            block.cls,
+            stream=block.stream,
+            first=block.first + offset,
+            boot_id=block.boot_id,
+            items_json=items,
+            shared_json=shared,
+            losses=block.losses if first else (),
+            wall_s=self._wall_s(),
+        )
 
     async def _ping(self) -> None:
         if self._pong_timer is not None:
@@ -354,20 +387,6 @@ def parts_of(block: Block, *, shares: bool) -> list[tuple[int, bytes, bytes]]:
     return [(first, items, b"") for first, _, items in plain]
 
 
-def lost(error: ConnectionClosed) -> ConnectionLost:
-    """What the library says of a connection that is closed, with the gateway's hint when to come back."""
-    if error.rcvd is not None:
-        if error.rcvd.code == REPLACED:
-            return Replaced(f"closed by the gateway: {escaped(error.rcvd.reason)}", retry_s=REPLACED_S)
-        said = f"closed by the gateway: {error.rcvd.code} {escaped(error.rcvd.reason)}".rstrip()
-        return ConnectionLost(said, retry_s=hint_of(error.rcvd.code, error.rcvd.reason))
-    if error.sent is not None:
-        return ConnectionLost(f"closed here: {error.sent.code} {escaped(error.sent.reason)}".rstrip())
-    cause = error.__cause__
-    text = getattr(cause, "strerror", None) or (str(cause) if cause is not None else "")
-    return ConnectionLost(f"the connection broke: {text or 'no close frame came'}")
-
-
 def legible(value: Any) -> Any:
     """The same for JSON: bytes of a host's names that are no UTF-8 are surrogates in Python, which JSON has not."""
     if isinstance(value, str):
@@ -375,9 +394,3 @@ def legible(value: Any) -> Any:
     if isinstance(value, dict):
         return {legible(key): legible(one) for key, one in value.items()}
     return [legible(one) for one in value] if isinstance(value, list | tuple) else value
-
-
-def hint_of(code: int, reason: str) -> float | None:
-    """Seconds in the words of a gateway that has no room now (1013) or goes away (1001, 1012); None where it says none."""
-    found = _SECONDS.search(reason) if code in {1001, 1012, 1013} else None
-    return float(found[1]) if found else None

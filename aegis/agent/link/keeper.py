@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 from aegis.agent import identity as identities
 from aegis.agent.link.complaints import Complaints, escaped
 from aegis.agent.link.dial import dial
-from aegis.agent.link.drive import BeginAnew, Drive, Replaced
+from aegis.agent.link.drive import Drive
+from aegis.agent.link.ends import BeginAnew, Replaced
 from aegis.agent.link.window import Window
 from aegis.errors import ConnectionLost, GatewayRefused, StorageError, TransportError
 from aegis.model.link import LinkState

@@ -148,13 +148,15 @@ class Queue:
 
     # ---- out
 
-    def _order(self) -> Iterator[tuple[Shelf, Lane]]:
+    def _order(self, going: tuple[BlockClass, ...] = ()) -> Iterator[tuple[Shelf, Lane]]:
+        """Lanes as they go, of the classes that may be handed out when none are named."""
+        going = going or self._going
         finding = self._shelves[BlockClass.FINDING]
         yield finding, finding.live
         yield finding, finding.backlog
-        for cls in self._going[1:]:
+        for cls in going[1:]:
             yield self._shelves[cls], self._shelves[cls].live
-        for cls in self._going[1:]:
+        for cls in going[1:]:
             yield self._shelves[cls], self._shelves[cls].backlog
 
     def confine(self, *, to_findings: bool) -> None:
@@ -427,20 +429,38 @@ class Queue:
         if not self._linked:
             return None
         part = self.limits.memory // 8
-        for shelf, lane in self._order():
+        lanes = list(self._order())
+        for place, (shelf, lane) in enumerate(lanes):
             for low, high in shelf.deletes:
                 if low <= lane.low <= high and lane.low <= shelf.last_row(lane):
                     lane.low = high + 1
-            if shelf.rows_left(lane) and lane.ahead_bytes < part:
-                return Fetch(
-                    cls=shelf.cls,
-                    live=lane is shelf.live,
-                    low=lane.low,
-                    high=shelf.last_row(lane),
-                    most_bytes=part,
-                    turn=self._turn,
-                )
+            if not shelf.rows_left(lane) or lane.ahead_bytes >= part:
+                continue
+            if self._spare() < part // 2 and not lane.ahead:  # what goes later makes room
+                for _, other in reversed(lanes[place + 1 :]):
+                    if self._spare() >= part // 2:
+                        break
+                    other.forget_ahead()
+            spare = min(part, self._spare())
+            if spare <= 0 and any(other.ahead for _, other in lanes):
+                return None
+            return Fetch(
+                cls=shelf.cls,
+                live=lane is shelf.live,
+                low=lane.low,
+                high=shelf.last_row(lane),
+                most_bytes=max(1, spare),  # at least one row: what waits in memory may have to go behind it
+                turn=self._turn,
+            )
         return None
+
+    def _ahead_bytes(self) -> int:
+        return sum(shelf.backlog.ahead_bytes + shelf.live.ahead_bytes for shelf in self)
+
+    def _spare(self) -> int:
+        """Bytes that may be read ahead: of a quarter of the memory, and of what blocks leave of it."""
+        ahead = self._ahead_bytes()
+        return min(self.limits.memory // 4, self.limits.memory - self._memory) - ahead
 
     def missed(self, now_ns: int) -> int:
         """Rows that should be there, and all lanes have been read to their end without them: they are lost."""
@@ -471,11 +491,11 @@ class Queue:
         return lost
 
     def fetched(self, fetch: Fetch, rows: list[Fetched], now_ns: int) -> None:
-        """The rows of a fetch. Those of lanes that are no more are forgotten."""
-        if fetch.turn != self._turn:
-            return
+        """The rows of a fetch. Those of lanes that are no more are forgotten, and those behind rows forgotten meanwhile."""
         shelf = self._shelves[fetch.cls]
         lane = shelf.live if fetch.live else shelf.backlog
+        if fetch.turn != self._turn or fetch.low != lane.low:
+            return
         for row in rows:
             lane.low = row.seq + 1
             if shelf.is_deleted(row.seq):
@@ -581,12 +601,20 @@ class Queue:
 
     def memory_bytes(self) -> int:
         """Bytes of blocks in memory, those read ahead included."""
-        return self._memory + sum(shelf.backlog.ahead_bytes + shelf.live.ahead_bytes for shelf in self)
+        return self._memory + self._ahead_bytes()
 
     def squeeze(self, now_ns: int) -> int:
-        """Drop blocks from memory until it is under its cap: the oldest of the lowest class. Gives the records lost."""
+        """Drop blocks from memory until it is under its cap: the oldest of the lowest class. Gives the records lost.
+
+        Rows read ahead are forgotten first, which loses nothing; the very next one stays, so that sending goes on.
+        """
+        ahead = [lane for _, lane in self._order(CLASSES) if lane.ahead]
+        for lane in reversed(ahead):
+            if self.memory_bytes() <= self.limits.memory:
+                break
+            lane.forget_ahead(keep=int(lane is ahead[0]))
         lost = 0
-        while self.memory_bytes() > self.limits.memory:
+        while self._memory > self.limits.memory:
             found = self._oldest()
             if found is None:
                 break

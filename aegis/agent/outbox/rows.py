@@ -47,14 +47,32 @@ class Key:
 
     def open(self, cls: BlockClass, seq: int, stream: int, first: int, sealed: bytes) -> tuple[Block, int]:
         """The block and its `upto`. Raises SpoolCorrupt for everything but what `seal` made of this place."""
+        place, block, upto = self._read(cls, stream, first, sealed)
+        if place != seq:
+            raise SpoolCorrupt("a row at another's place")
+        return block, upto
+
+    def find(
+        self, likely: BlockClass | None, stream: int, first: int, sealed: bytes
+    ) -> tuple[BlockClass, int, Block, int]:
+        """Class, seq, block and `upto` of a row whose place is not known. Raises SpoolCorrupt where it is none."""
+        problem = SpoolCorrupt("a row of no class")
+        for cls in sorted(CLASSES, key=lambda cls: cls is not likely):
+            try:
+                place, block, upto = self._read(cls, stream, first, sealed)
+            except SpoolCorrupt as error:
+                problem = error
+            else:
+                return cls, place, block, upto
+        raise problem
+
+    def _read(self, cls: BlockClass, stream: int, first: int, sealed: bytes) -> tuple[int, Block, int]:
         plain = self._opened(sealed, associated(cls, stream, first))
         if plain[:1] != bytes((_FORMAT,)):
             raise SpoolCorrupt(f"a row of format {plain[:1].hex()}, not {_FORMAT}")
         if len(plain) < _HEAD.size:
             raise SpoolCorrupt(f"a row cut short to {len(plain)} bytes")
         _, count, base_ns, boot_id, place, upto, length = _HEAD.unpack_from(plain)
-        if place != seq:
-            raise SpoolCorrupt("a row at another's place")
         start = _HEAD.size + length
         if start > len(plain):
             raise SpoolCorrupt("a row cut short in its losses")
@@ -72,7 +90,7 @@ class Key:
             records=plain[start:],
             losses=losses,
         )
-        return block, upto
+        return place, block, upto
 
     def seal_state(self, content: bytes) -> bytes:
         """The one row that is no block."""

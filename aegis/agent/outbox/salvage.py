@@ -1,8 +1,9 @@
 """Reading what can be read of a damaged file, into a new one.
 
 A damaged page stops a scan, not a search: rows are looked for from both ends of each class, then one by one in the gap
-between, and each is opened by itself. The first page holds nothing but the names of our two tables, so a damaged one is
-replaced by a fresh file's, in a copy. What does not open under its seal is no row.
+between, and each is opened by itself. Where the tree does not lead to all that the state says there is, they are looked
+for page by page too. The first page holds nothing but the names of our two tables, so a damaged one is replaced by a
+fresh file's, in a copy. What does not open under its seal is no row.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from aegis.agent.outbox.database import (
     LARGEST_SEQ,
     PAGE,
     SCHEMA,
+    SHIFT,
     checkpoint,
     connect,
     has_our_tables,
@@ -31,6 +33,7 @@ from aegis.agent.outbox.database import (
     translated,
 )
 from aegis.agent.outbox.files import Files
+from aegis.agent.outbox.pages import Pages, Spot
 from aegis.agent.outbox.rows import CLASSES, RANK, Key, row_bytes
 from aegis.errors import SpoolCorrupt, StorageError
 from aegis.model.block import Block, BlockClass
@@ -50,57 +53,93 @@ class Lost(msgspec.Struct, kw_only=True):
 def salvage(files: Files, key: Key) -> Lost:
     """Put a new file with the rows that can be read in the place of a damaged one. Raises StorageError."""
     with contextlib.ExitStack() as stack:
-        source = _opened(files, stack)
-        if source is None:
+        found = _opened(files, stack)
+        if found is None:
             copy(files, key, (), {})
             lost = Lost(uncounted=True)
         else:
-            lost = _copied(files, key, source)
+            lost = _copied(files, key, *found)
     files.finish()
     files.discard(files.mended)
     return lost
 
 
-def _copied(files: Files, key: Key, source: sqlite3.Connection) -> Lost:
+def _copied(files: Files, key: Key, source: sqlite3.Connection, path: str) -> Lost:
     state = _state(source, key)
     lost = Lost(uncounted=state is None)
-    state = state or State()
-    unread: dict[BlockClass, int] = {}
-    upto: dict[BlockClass, int] = {}
-    behind: dict[BlockClass, int] = {}  # unread records behind the last row that opened
+    unread = dict.fromkeys(CLASSES, 0)
+    upto = dict.fromkeys(CLASSES, 0)
+    with contextlib.ExitStack() as stack:
+        pages, spots = None, dict[int, Spot]()
+        ids = {cls: identities(source, row_id(cls, 1), row_id(cls, LARGEST_SEQ)) for cls in CLASSES}
+        if not _leads_to_all(source, state, ids):
+            pages, spots = _searched(source, path, key, stack)
 
-    def rows() -> Iterator[Kept]:
-        for cls in CLASSES:
-            for identity in identities(source, row_id(cls, 1), row_id(cls, LARGEST_SEQ)):
-                count, opened = one_row(source, key, identity)
-                if opened is None:
-                    unread[cls] = unread.get(cls, 0) + count
-                    behind[cls] = behind.get(cls, 0) + count
-                else:
-                    upto[cls], behind[cls] = opened[1], 0
-                    yield cls, identity & LARGEST_SEQ, opened[0]
+        def rows() -> Iterator[Kept]:
+            for cls in CLASSES:
+                strays = (identity for identity in spots if CLASSES[identity >> SHIFT] is cls)
+                for identity in sorted({*ids[cls], *strays}):
+                    count, opened = one_row(source, key, identity)
+                    if opened is None and pages is not None and identity in spots:
+                        stray = pages.row(key, spots[identity])
+                        opened = None if stray is None else stray[2:]
+                    if opened is None:
+                        unread[cls] += count
+                    else:
+                        upto[cls] = max(upto[cls], opened[1])
+                        yield cls, identity & LARGEST_SEQ, opened[0]
 
-    losses = state.told()
-    totals: dict[BlockClass, Totals] = {}
+        losses = state.told() if state is not None else {}
+        totals: dict[BlockClass, Totals] = {}
 
-    def told() -> Losses:
-        """Asked for when all rows are read."""
-        for cls in CLASSES:
-            rank = RANK[cls]
-            put = max(state.put[rank], upto.get(cls, 0) + behind.get(cls, 0))
-            missing = put - state.gone[rank] - totals[cls].records
-            lost.corrupt[cls] = unread.get(cls, 0) if lost.uncounted else max(0, missing)
-            if lost.corrupt[cls]:
-                into = losses.setdefault(cls, {})
-                key_ = ("outbox", cls.value, "corrupt")
-                into[key_] = into.get(key_, 0) + lost.corrupt[cls]
-        return losses
+        def told() -> Losses:
+            """Asked for when all rows are read."""
+            for cls, rank in RANK.items():
+                lost.corrupt[cls] = unread[cls]
+                if state is not None:
+                    missing = max(state.put[rank], upto[cls]) - state.gone[rank] - totals[cls].records
+                    lost.corrupt[cls] = max(0, missing)
+                if lost.corrupt[cls]:
+                    into = losses.setdefault(cls, {})
+                    key_ = ("outbox", cls.value, "corrupt")
+                    into[key_] = into.get(key_, 0) + lost.corrupt[cls]
+            return losses
 
-    copy(files, key, rows(), told, totals)
+        copy(files, key, rows(), told, totals)
     return lost
 
 
-def _opened(files: Files, stack: contextlib.ExitStack) -> sqlite3.Connection | None:
+def _leads_to_all(source: sqlite3.Connection, state: State | None, ids: dict[BlockClass, list[int]]) -> bool:
+    """Whether each of these is found by its id, and together they are as many records as the state says."""
+    there = dict.fromkeys(CLASSES, 0)
+    try:
+        for cls, found in ids.items():
+            for identity in found:
+                row = source.execute("SELECT count FROM block WHERE id = ?", (identity,)).fetchone()
+                if row is None:
+                    return False
+                there[cls] += plausible(row[0])
+    except sqlite3.Error:
+        return False
+    return state is None or all(
+        there[cls] == state.put[rank] - state.gone[rank] for cls, rank in RANK.items()
+    )
+
+
+def _searched(
+    source: sqlite3.Connection, path: str, key: Key, stack: contextlib.ExitStack
+) -> tuple[Pages | None, dict[int, Spot]]:
+    """Ids and spots of the rows on all pages; none where the log cannot be copied into them first."""
+    try:
+        checkpoint(source)
+        pages = Pages(path)
+        stack.callback(pages.close)
+        return pages, {row_id(cls, seq): spot for cls, seq, spot in pages.rows(key)}
+    except (sqlite3.Error, OSError, ValueError):
+        return None, {}
+
+
+def _opened(files: Files, stack: contextlib.ExitStack) -> tuple[sqlite3.Connection, str] | None:
     """A copy of the damaged file with a sound first page, or the file itself; None where neither has our tables."""
     problem: StorageError | None = None
     for mend in (True, False):
@@ -112,7 +151,7 @@ def _opened(files: Files, stack: contextlib.ExitStack) -> sqlite3.Connection | N
                 source = connect(path)
                 stack.callback(_closed, source)
                 if has_our_tables(source):
-                    return source
+                    return source, path
         except SpoolCorrupt:
             continue
         except StorageError as error:  # no room for the copy, for one, is no fault of the file's
@@ -128,7 +167,7 @@ def _closed(source: sqlite3.Connection) -> None:
 
 
 def _mend(files: Files) -> None:
-    """A copy with the first page of a fresh file: sizes as they are, no list of free pages."""
+    """A copy with the first page of a fresh file: sizes and the list of free pages, which reading does not need, as they are."""
     with translated(files.mended):
         files.discard(files.mended)
         files.begin(files.mended)
@@ -141,8 +180,10 @@ def _mend(files: Files) -> None:
             first = bytearray(fresh.read(PAGE))
         files.discard(files.mended)
         first[28:32] = (os.path.getsize(files.database) // PAGE).to_bytes(4, "big")
-        first[32:40] = bytes(8)
         first[92:96] = first[24:28]  # the size is valid for this change
+        with open(files.database, "rb") as damaged:
+            head = damaged.read(40)
+        first[32:40] = head[32:].ljust(8, b"\0")
         files.begin(files.mended)
         shutil.copyfile(files.database, files.mended)
         with open(files.mended, "r+b") as copied:

@@ -75,12 +75,12 @@ class Lane:
         self.ahead_bytes -= row.size
         return row
 
-    def forget_ahead(self) -> None:
-        """Read again what was read ahead."""
-        if self.ahead:
-            self.low = self.ahead[0].seq
-            self.ahead.clear()
-            self.ahead_bytes = 0
+    def forget_ahead(self, *, keep: int = 0) -> None:
+        """Read again what was read ahead, but for so many of the next rows."""
+        while len(self.ahead) > keep:
+            row = self.ahead.pop()
+            self.ahead_bytes -= row.size
+            self.low = row.seq
 
 
 class Tally:

@@ -1,7 +1,8 @@
 """The rows on disk: SQLite, WAL, synchronous=FULL. Used by one thread only, which made it; nothing here waits or retries.
 
     block(id, stream, first, count, sealed)     id = class rank << 56 | seq; a later block of a class has a larger seq
-    state(id 1, content)                        sealed: what was ever put in and taken out by class, losses not told yet
+    state(id 1, content)                        sealed: what was ever put in and taken out by class, losses not told yet;
+                                                at latest when the log is copied into the file
 
 A commit is one transaction and one flush of the log. The log is copied into the file when it has grown to 4 MiB: by an
 explicit call, because SQLite hides a failed flush of its own. Raises SpoolFull, SpoolCorrupt, SpoolUncertain, and
@@ -36,8 +37,8 @@ from aegis.agent.outbox.changes import (
 from aegis.agent.outbox.database import (
     LARGEST_SEQ,
     LOG_BYTES,
+    PAGE,
     SCHEMA,
-    SHIFT,
     checkpoint,
     connect,
     has_our_tables,
@@ -69,6 +70,7 @@ class Store:
         self._key: Key
         self._state = State()
         self._rows = 0
+        self._behind = False  # the state in the file does not know of the newest rows
         self._thread = ""
 
     @property
@@ -103,8 +105,12 @@ class Store:
 
     def _begin(self) -> Opened:
         with translated(self.files.database):
+            if (
+                0 < (size := os.path.getsize(self.files.database)) < PAGE
+            ):  # SQLite takes some of these for empty
+                raise SpoolCorrupt(f"{self.files.database}: cut short to {size} bytes")
             made = connect(self.files.database, synchronous=self.synchronous)
-            self._db = made
+            self._db, self._behind = made, False
             if not has_tables(made):
                 made.execute("BEGIN IMMEDIATE")
                 for line in SCHEMA:
@@ -122,71 +128,60 @@ class Store:
         totals = {cls: Totals() for cls in CLASSES}
         last_seq = dict.fromkeys(CLASSES, 0)
         last_stream = before = 0
-        behind: tuple[BlockClass, object, object] | None = None  # what the next row of a run has
-        doubtful: list[int] = []
-        for identity, stream, first, count, size in database.execute(
-            "SELECT id, stream, first, count, length(sealed) FROM block ORDER BY id"
+        for identity, stream, count, size in database.execute(
+            "SELECT id, stream, count, length(sealed) FROM block ORDER BY id"
         ):
             found = place(identity)
             if found is None or identity <= before or type(size) is not int:
                 raise SpoolCorrupt(f"{self.files.database}: rows out of order")
             cls, seq = found
-            if behind is not None and behind != (cls, stream, first):
-                doubtful.append(before)  # the last of a stream, or its count is wrong
-            behind = (cls, stream, first + count if type(first) is int and type(count) is int else None)
             before = identity
             totals[cls].add(plausible(count), row_bytes(size))
             last_seq[cls] = seq
             if type(stream) is int and stream <= LARGEST_STREAM:
                 last_stream = max(last_stream, stream)
-        if before:
-            doubtful.append(before)
-        self._judge(database, doubtful)
         self._rows = sum(one.rows for one in totals.values())
-        corrupt = self._missing(database, state, totals)
-        if state is None or any(corrupt.values()):
-            database.execute("BEGIN IMMEDIATE")
-            self._write_state(database, self._state)
-            database.execute("COMMIT")
+        self._account(database, state, totals)
         return Opened(
             totals=totals,
             last_seq=last_seq,
-            corrupt=corrupt,
+            corrupt=dict.fromkeys(CLASSES, 0),
             losses=self._state.told(),
             last_stream=last_stream,
             uncounted=state is None,
         )
 
-    def _judge(self, database: sqlite3.Connection, doubtful: Iterable[int]) -> None:
-        """Raises SpoolCorrupt where a row opens and says another count than its head."""
-        for identity in doubtful:
-            row = database.execute(
-                "SELECT id, stream, first, count, sealed FROM block WHERE id = ?", (identity,)
-            ).fetchone()
-            opened = opened_row(self._key, CLASSES[identity >> SHIFT], row)
-            if opened.block is not None and opened.block.count != row[3]:
-                raise SpoolCorrupt(f"{self.files.database}: a row of another count than its head says")
-
-    def _missing(
+    def _account(
         self, database: sqlite3.Connection, state: State | None, totals: Mapping[BlockClass, Totals]
-    ) -> dict[BlockClass, int]:
-        """Records put in, not taken out, and not there, by class; from here on they are taken out and to be told."""
-        corrupt = dict.fromkeys(CLASSES, 0)
-        self._state = State()
-        losses = state.told() if state is not None else {}
+    ) -> None:
+        """The state as the rows have it. Raises SpoolCorrupt where it is not what was put in and not taken out."""
+        found = State(losses=state.losses if state is not None else [])
         for cls, rank in RANK.items():
             there = totals[cls].records
             put = last_upto(database, self._key, cls)
             if state is not None:
                 put = max(put, state.put[rank])
-                corrupt[cls] = max(0, put - state.gone[rank] - there)
-            self._state.put[rank], self._state.gone[rank] = put, put - there
-            if corrupt[cls]:
-                into = losses.setdefault(cls, {})
-                key = ("outbox", cls.value, "corrupt")
-                into[key] = into.get(key, 0) + corrupt[cls]
-        self._state.losses = flat(losses)
-        return corrupt
+                if there != put - state.gone[rank]:
+                    raise SpoolCorrupt(
+                        f"{self.files.database}: {there} records of class {cls}, not {put - state.gone[rank]}"
+                    )
+            found.put[rank], found.gone[rank] = put, put - there
+        self._state, self._behind = found, state is None or state.put != found.put
+        if state is None:
+            self._catch_up(database)
+
+    def _catch_up(self, database: sqlite3.Connection) -> None:
+        """Before the log is copied, write the state if rows are newer: the file itself then says what is to be in it."""
+        if self._behind:
+            database.execute("BEGIN IMMEDIATE")
+            try:
+                self._write_state(database, self._state)
+                database.execute("COMMIT")
+            except BaseException:
+                with contextlib.suppress(sqlite3.Error):
+                    database.execute("ROLLBACK")
+                raise
+            self._behind = False
 
     def apply(self, changes: Changes) -> dict[BlockClass, Evicted]:
         """All of it, durably, or nothing (but see SpoolUncertain). Gives what was evicted."""
@@ -207,14 +202,15 @@ class Store:
                     rows -= self._evict(database, eviction, gone, evicted.setdefault(eviction.cls, Evicted()))
                 if evicted:
                     state.losses = flat(with_evicted(state.told(), evicted))
-                if changes.deletes or evicted or changes.losses is not None:
+                told = bool(changes.deletes or evicted or changes.losses is not None)
+                if told:
                     self._write_state(database, state)
                 database.execute("COMMIT")
             except BaseException:
                 with contextlib.suppress(sqlite3.Error):
                     database.execute("ROLLBACK")
                 raise
-            self._state, self._rows = state, rows
+            self._state, self._rows, self._behind = state, rows, not told
         return evicted
 
     def _insert(
@@ -292,8 +288,10 @@ class Store:
         database = self._opened()
         with translated(self.files.database):
             if os.path.exists(self.files.wal) and os.path.getsize(self.files.wal) >= LOG_BYTES:
+                self._catch_up(database)
                 checkpoint(database)
             if not self._rows and database.execute("PRAGMA page_count").fetchone()[0] > SHRINK_PAGES:
+                self._catch_up(database)
                 database.execute("VACUUM")
                 checkpoint(database)
 
@@ -359,6 +357,7 @@ class Store:
         database, self._db = self._db, None
         if database is not None:
             with contextlib.suppress(sqlite3.Error):  # what was committed is in the log
+                self._catch_up(database)
                 checkpoint(database)
             with contextlib.suppress(sqlite3.Error):
                 database.close()

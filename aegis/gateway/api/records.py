@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from typing import Annotated, Any, Literal, cast
+from typing import Annotated, Any, Literal, TypeAlias, cast
 
+import msgspec
 from litestar import MediaType, Request, Response, get
-from litestar.params import QueryParameter
+from litestar.di import NamedDependency, Provide
+from litestar.params import QueryParameter, SkipValidation
 from litestar.response import Stream
 from msgspec import structs
 
@@ -67,16 +69,47 @@ _wall_ns = SystemClock().wall_ns
 _monotonic_ns = SystemClock().monotonic_ns
 
 
-@get("/events", opt=OFFERS, operation_id="listEvents", summary="Events and verdicts of the agents.")
-async def list_events(
-    place: ThePlace,
-    request: Request[Any, Any, Any],
+class Asked(msgspec.Struct, frozen=True, kw_only=True):
+    """What every list may be asked: whose, from when, how many, and where to go on."""
+
+    agent: str | None
+    since: str | None
+    until: str | None
+    limit: int | None
+    last: int | None
+    cursor: str | None
+    after: str | None
+    wait: str | None
+
+
+class Judged(msgspec.Struct, frozen=True, kw_only=True):
+    """Conditions that the store's index answers, of what a policy judges."""
+
+    peer: str | None
+    verdict: str | None
+    policy: str | None
+
+
+def _asked(
     agent: Agent = None,
-    type_: Annotated[
-        list[str] | None, QueryParameter(name="type", description="any of; may be repeated")
-    ] = None,
     since: Since = None,
     until: Until = None,
+    limit: Limit = None,
+    last: Limit = None,
+    cursor: Cursor = None,
+    after: After = None,
+    wait: Wait = None,
+) -> Asked:
+    return Asked(
+        agent=agent, since=since, until=until, limit=limit, last=last, cursor=cursor, after=after, wait=wait
+    )
+
+
+def _judged(peer: Address = None, verdict: Verdict = None, policy: Name = None) -> Judged:
+    return Judged(peer=peer, verdict=verdict, policy=policy)
+
+
+def _choice(
     pid: Pid = None,
     exe: Exe = None,
     process: Process = None,
@@ -84,14 +117,37 @@ async def list_events(
     port: Port = None,
     src: Address = None,
     dst: Address = None,
-    peer: Address = None,
-    verdict: Verdict = None,
-    policy: Name = None,
-    limit: Limit = None,
-    last: Limit = None,
-    cursor: Cursor = None,
-    after: After = None,
-    wait: Wait = None,
+) -> Choice:
+    return Choice.of(pid=pid, exe=exe, process=process, protocol=protocol, port=port, src=src, dst=dst)
+
+
+ASKED = {"asked": Provide(_asked, sync_to_thread=False)}
+CHOSEN = {
+    **ASKED,
+    "judged": Provide(_judged, sync_to_thread=False),
+    "choice": Provide(_choice, sync_to_thread=False),
+}
+TheAsked: TypeAlias = NamedDependency[SkipValidation[Asked]]
+TheJudged: TypeAlias = NamedDependency[SkipValidation[Judged]]
+TheChoice: TypeAlias = NamedDependency[SkipValidation[Choice]]
+
+
+@get(
+    "/events",
+    opt=OFFERS,
+    dependencies=CHOSEN,
+    operation_id="listEvents",
+    summary="Events and verdicts of the agents.",
+)
+async def list_events(
+    place: ThePlace,
+    request: Request[Any, Any, Any],
+    asked: TheAsked,
+    judged: TheJudged,
+    choice: TheChoice,
+    type_: Annotated[
+        list[str] | None, QueryParameter(name="type", description="any of; may be repeated")
+    ] = None,
 ) -> Response[RecordsPage]:
     types = frozenset(type_ or ())
     if unknown := types - set(TYPES):
@@ -106,102 +162,73 @@ async def list_events(
     )
     if "loss" in types:
         classes = CLASSES  # what was lost is told with the class it is of
-    query = _query(
-        classes, agent, since, until, peer=peer, policy=policy, verdict=verdict, types=types,
-        cursor=cursor, after=after,
-    )  # fmt: skip
-    choice = Choice.of(pid=pid, exe=exe, process=process, protocol=protocol, port=port, src=src, dst=dst)
-    return await _answer(place, request, query, choice, limit, last, wait)
+    query = _query(classes, asked, **structs.asdict(judged), types=types)
+    return await _answer(place, request, query, choice, asked)
 
 
-@get("/flows", opt=OFFERS, operation_id="listFlows", summary="Flow records of the agents.")
+@get(
+    "/flows",
+    opt=OFFERS,
+    dependencies=CHOSEN,
+    operation_id="listFlows",
+    summary="Flow records of the agents.",
+)
 async def list_flows(
     place: ThePlace,
     request: Request[Any, Any, Any],
-    agent: Agent = None,
-    since: Since = None,
-    until: Until = None,
-    pid: Pid = None,
-    exe: Exe = None,
-    process: Process = None,
-    protocol: Protocol = None,
-    port: Port = None,
-    src: Address = None,
-    dst: Address = None,
-    peer: Address = None,
-    verdict: Verdict = None,
-    policy: Name = None,
-    limit: Limit = None,
-    last: Limit = None,
-    cursor: Cursor = None,
-    after: After = None,
-    wait: Wait = None,
+    asked: TheAsked,
+    judged: TheJudged,
+    choice: TheChoice,
 ) -> Response[RecordsPage]:
     """A flow has a record for each harvest that saw it change; its counters are totals, so the newest says all."""
-    query = _query(
-        ("flow",),
-        agent,
-        since,
-        until,
-        peer=peer,
-        policy=policy,
-        verdict=verdict,
-        losses=False,
-        cursor=cursor,
-        after=after,
-    )
-    choice = Choice.of(pid=pid, exe=exe, process=process, protocol=protocol, port=port, src=src, dst=dst)
-    return await _answer(place, request, query, choice, limit, last, wait)
+    query = _query(("flow",), asked, **structs.asdict(judged), losses=False)
+    return await _answer(place, request, query, choice, asked)
 
 
-@get("/findings", opt=OFFERS, operation_id="listFindings", summary="Findings of the agents.")
+@get(
+    "/findings",
+    opt=OFFERS,
+    dependencies=ASKED,
+    operation_id="listFindings",
+    summary="Findings of the agents.",
+)
 async def list_findings(
-    place: ThePlace,
-    request: Request[Any, Any, Any],
-    agent: Agent = None,
-    since: Since = None,
-    until: Until = None,
-    limit: Limit = None,
-    last: Limit = None,
-    cursor: Cursor = None,
-    after: After = None,
-    wait: Wait = None,
+    place: ThePlace, request: Request[Any, Any, Any], asked: TheAsked
 ) -> Response[RecordsPage]:
-    query = _query(("finding",), agent, since, until, losses=False, cursor=cursor, after=after)
-    return await _answer(place, request, query, Choice.of(), limit, last, wait)
+    return await _answer(place, request, _query(("finding",), asked, losses=False), Choice.of(), asked)
 
 
-@get("/samples", opt=OFFERS, operation_id="listSamples", summary="Measured numbers of the agents.")
+@get(
+    "/samples",
+    opt=OFFERS,
+    dependencies=ASKED,
+    operation_id="listSamples",
+    summary="Measured numbers of the agents.",
+)
 async def list_samples(
     place: ThePlace,
     request: Request[Any, Any, Any],
-    agent: Agent = None,
+    asked: TheAsked,
     name: Annotated[
         str | None, QueryParameter(description="of what is measured; cpu.* for all of cpu")
     ] = None,
-    since: Since = None,
-    until: Until = None,
-    limit: Limit = None,
-    last: Limit = None,
-    cursor: Cursor = None,
-    after: After = None,
-    wait: Wait = None,
 ) -> Response[RecordsPage]:
-    query = _query(("sample",), agent, since, until, name=name, losses=False, cursor=cursor, after=after)
-    return await _answer(place, request, query, Choice.of(), limit, last, wait)
+    query = _query(("sample",), asked, name=name, losses=False)
+    return await _answer(place, request, query, Choice.of(), asked)
 
 
-def _query(
-    classes: tuple[str, ...], agent: str | None, since: str | None, until: str | None, **more: Any
-) -> Query:
+def _query(classes: tuple[str, ...], asked: Asked, **more: Any) -> Query:
     now_ns = _wall_ns()
-    if more["cursor"] is not None and more["after"] is not None:
+    since, until = asked.since, asked.until
+    if asked.cursor is not None and asked.after is not None:
         raise QueryInvalid("cursor goes back, after goes on: give one of them")
     return Query(
         cls=classes,
-        uid=agent,
+        uid=asked.agent,
         since_ns=None if since is None else instant_ns(since, name="since", now_ns=now_ns),
         until_ns=None if until is None else instant_ns(until, name="until", now_ns=now_ns),
+        cursor=asked.cursor,
+        after=asked.after,
         **(more if more.get("peer") is None else more | {"peer": address(more["peer"], name="peer")}),
     )
 
@@ -211,10 +238,9 @@ async def _answer(
     request: Request[Any, Any, Any],
     query: Query,
     choice: Choice,
-    limit: int | None,
-    last: int | None,
-    wait: str | None,
+    asked: Asked,
 ) -> Response[RecordsPage]:
+    limit, last, wait = asked.limit, asked.last, asked.wait
     if limit is not None and last is not None:
         raise QueryInvalid("limit and last are the same: give one of them")
     most = limit or last or 100

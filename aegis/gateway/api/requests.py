@@ -86,7 +86,12 @@ class Parameter(NamedTuple):
 def _query_of(handler: HTTPRouteHandler) -> dict[str, Parameter]:
     """The parameters a handler takes from the query, by name."""
     found = {}
-    for name, field in handler.parsed_fn_signature.parameters.items():
+    fields = dict(handler.parsed_fn_signature.parameters)
+    # Those that several handlers have in common too.
+    for name, provided in handler.resolve_dependencies().items():
+        if fields.pop(name, None) is not None:
+            fields.update(provided.parsed_fn_signature.parameters)
+    for name, field in fields.items():
         if name in _NOT_QUERY or name in _PATH_NAMES:
             continue
         kwarg = field.kwarg_definition

@@ -47,6 +47,7 @@ class Appender:
         self._agents: dict[str, int] = {}
         self._cursors: dict[Stream, int] = {}
         self._next_id: int | None = None
+        self.above = 0  # every number is higher
 
     def forget(self) -> None:
         """A transaction was rolled back."""
@@ -154,7 +155,7 @@ class Appender:
     def _place(self, connection: sa.Connection) -> int:
         """The highest number a batch ever had, so that none is given twice even where the newest were pruned."""
         if self._next_id is None:
-            self._next_id = highest_batch(connection)
+            self._next_id = max(highest_batch(connection), self.above)
         return self._next_id
 
     def _agent(self, connection: sa.Connection, uid: str) -> int:

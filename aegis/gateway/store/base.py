@@ -6,7 +6,7 @@ as the JSON object that came, byte for byte; what a query may name is read off t
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Awaitable, Iterable, Sequence
 from typing import NamedTuple, Protocol
 
 import msgspec
@@ -205,10 +205,11 @@ class Store(Protocol):
 
     # Items
 
-    async def append(self, batches: Sequence[Batch]) -> list[Appended]:
+    def append(self, batches: Sequence[Batch]) -> Awaitable[list[Appended]]:
         """Store batches and move their cursors in one transaction; what became of each, in their order.
 
-        What a cursor is already past is not stored again, in part or whole. Raises AgentUnknown.
+        What a cursor is already past is not stored again, in part or whole. Followers may see what is stored before
+        this is done, which it is when no loss of power takes it away. Raises AgentUnknown.
         """
         ...
 

@@ -1,7 +1,8 @@
 """The store on SQLite: one file, one writer, readers beside it (WAL).
 
 The writer takes everything that was asked for while it was busy into one transaction (`offload.Gatherer`): alone, a
-write is committed at once; under load one fsync counts for all. A commit returns after the fsync (synchronous = FULL).
+write is committed at once; under load one flush counts for all. Readers see a commit at once; who made it hears of it
+when it is flushed to the disk (`durable`).
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from aegis.gateway.store.base import (
     Query,
     Totals,
 )
+from aegis.gateway.store.durable import Durable
 from aegis.gateway.store.items import checked
 from aegis.gateway.store.recent import Recent
 from aegis.gateway.store.schema import bring_up_to_date
@@ -41,6 +43,8 @@ PAGE_BYTES: Final = 8192  # most rows are batches of some ten KiB
 CHECKPOINT_PAGES: Final = (16 << 20) // PAGE_BYTES
 BUSY_MS: Final = 5000
 _CLOSE_S: Final = 3.0
+# Numbers of batches that a loss of power may have taken away, since followers were told of them: never given again.
+NEVER_AGAIN: Final = 1 << 16
 
 
 class SqliteStore:
@@ -61,7 +65,9 @@ class SqliteStore:
         self._make_private()
         self._open = True
         await self._writer.alone(bring_up_to_date)
-        self._recent.begin(await self._light.run(highest_batch))
+        above = await self._light.run(highest_batch) + NEVER_AGAIN
+        self._appender.above = above
+        self._recent.begin(above)
 
     def _make_private(self) -> None:
         """The file is made by us, so that its mode is ours from the beginning; SQLite gives its other files the same."""
@@ -89,9 +95,9 @@ class SqliteStore:
         given = list(seen)
         await self._writer.run(lambda connection: self._rows.save_seen(connection, given))
 
-    async def append(self, batches: Sequence[Batch]) -> list[Appended]:
+    def append(self, batches: Sequence[Batch]) -> asyncio.Future[list[Appended]]:
         stored: list[tuple[int, Batch]] = []
-        return await self._writer.run(
+        return self._writer.put(
             lambda connection: self._appender.append(connection, batches, stored),
             committed=lambda: self._recent.add(stored),
         )
@@ -163,7 +169,9 @@ class _Job:
         self.call = call
         self.future = future
         self.alone = alone
-        self.committed = committed  # called on the loop, also where nobody waits for the result any more
+        self.committed = (
+            committed  # called on the loop, before the flush and also where nobody waits any more
+        )
         self.result: Any = None
         self.error: BaseException | None = None
 
@@ -175,6 +183,7 @@ class _Worker:
         self._path = path
         self._name = name
         self._writes = writes
+        self._durable = Durable(path)
         self._engine = sa.create_engine("sqlite://", creator=self._connect, poolclass=NullPool)
         sa.event.listen(self._engine, "begin", self._begin)
         self.dialect = self._engine.dialect
@@ -183,24 +192,30 @@ class _Worker:
         self._thread: Gatherer[_Job] | None = None
         self._closed = False
 
-    async def run(self, call: Callable[[sa.Connection], R], committed: Callable[[], None] | None = None) -> R:
+    async def run(self, call: Callable[[sa.Connection], R]) -> R:
         """The result of `call`, once it is committed. Raises StorageError, or what the call raised of ours."""
-        return await self._put(call, alone=False, committed=committed)
+        return await self.put(call)
 
     async def alone(self, call: Callable[[sa.Connection], R]) -> R:
         """The same outside any transaction: the call makes its own."""
-        return await self._put(call, alone=True)
+        return await self.put(call, alone=True)
 
-    async def _put(
-        self, call: Callable[[sa.Connection], R], *, alone: bool, committed: Callable[[], None] | None = None
-    ) -> R:
+    def put(
+        self,
+        call: Callable[[sa.Connection], R],
+        *,
+        alone: bool = False,
+        committed: Callable[[], None] | None = None,
+    ) -> asyncio.Future[R]:
+        """As `run`; the thread has it when this returns."""
+        future: asyncio.Future[R] = asyncio.get_running_loop().create_future()
         if self._closed:
-            raise StorageError("the store is closed")
+            future.set_exception(StorageError("the store is closed"))
+            return future
         if self._thread is None:
             self._thread = Gatherer(self._work, self._name)
-        future: asyncio.Future[R] = asyncio.get_running_loop().create_future()
         self._thread.put(_Job(call, future, alone=alone, committed=committed))
-        return await future
+        return future
 
     async def close(self) -> None:
         """What was put is done first; a thread that hangs in the kernel is left behind after some seconds."""
@@ -232,6 +247,8 @@ class _Worker:
         )
         for pragma in _WRITER_PRAGMAS if self._writes else _READER_PRAGMAS:
             made.execute(f"PRAGMA {pragma}")
+        if self._writes and made.execute("PRAGMA journal_mode").fetchone() == ("wal",):
+            made.execute("PRAGMA synchronous = NORMAL")  # by us then
         return made
 
     def _begin(self, connection: sa.Connection) -> None:
@@ -246,17 +263,43 @@ class _Worker:
 
     def _work(self, jobs: list[_Job]) -> None:
         done = [job for job in jobs if not job.future.cancelled()]
-        together = [job for job in done if not job.alone]
+        if not done:
+            return
+        loop = done[0].future.get_loop()
+        try:
+            self._make(done)
+            if self._writes:
+                self._flush(done, loop)
+            loop.call_soon_threadsafe(_settle, done)
+        except RuntimeError:  # the loop is closed: nobody waits any more
+            return
+
+    def _make(self, jobs: list[_Job]) -> None:
+        try:
+            self._durable.mend()
+        except StorageError as error:
+            for job in jobs:
+                job.error = error if job.call is not None else None  # it can be closed all the same
+        together = [job for job in jobs if not job.alone and job.error is None]
         if together:
             self._commit(together)
-        for job in done:
-            if job.alone:
+        for job in jobs:
+            if job.alone and job.error is None:
                 self._one(job)
-        if done:
-            try:
-                done[0].future.get_loop().call_soon_threadsafe(_settle, done)
-            except RuntimeError:  # the loop is closed: nobody waits any more
-                return
+
+    def _flush(self, jobs: list[_Job], loop: asyncio.AbstractEventLoop) -> None:
+        """What was committed is told of, and then flushed: only behind that it counts as kept."""
+        kept = [job for job in jobs if job.error is None and job.call is not None]
+        if not kept:
+            return
+        tell = [job.committed for job in kept if job.committed is not None]
+        if tell:
+            loop.call_soon_threadsafe(_tell, tell)
+        try:
+            self._durable.sync()
+        except StorageError as error:
+            for job in kept:
+                job.error = error
 
     def _commit(self, jobs: list[_Job]) -> None:
         """All in one transaction; where it cannot be, each in its own, so that one does not fail for another."""
@@ -306,6 +349,7 @@ class _Worker:
     def _drop(self) -> None:
         """After an error of the driver the next job begins with a fresh connection."""
         self.rolled_back()
+        self._durable.forget()
         if self._connection is not None:
             connection, self._connection = self._connection, None
             try:
@@ -327,10 +371,13 @@ _WRITER_PRAGMAS: Final = (
 _READER_PRAGMAS: Final = ("query_only = ON", "cache_size = -4096", "temp_store = MEMORY")
 
 
+def _tell(committed: list[Callable[[], None]]) -> None:
+    for call in committed:
+        call()
+
+
 def _settle(jobs: list[_Job]) -> None:
     for job in jobs:
-        if job.error is None and job.committed is not None:
-            job.committed()
         if job.future.cancelled():
             continue
         if job.error is not None:

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import importlib.util
+import subprocess
+import sys
 
 import click
 import pytest
@@ -44,3 +46,21 @@ def test_help_names_every_flag() -> None:
     flags = "--listen --actions-listen --data-dir --store --bus --allow-v1 --tls-cert --tls-key --insecure --advertise"
     flags += " --most-agents"
     assert [flag for flag in flags.split() if flag not in said] == []
+
+
+SECLUDED = """
+import sys
+from aegis.cli import gateway_run
+from aegis._native._system import lib
+PR_GET_DUMPABLE = 3
+gateway_run._new_loop_run = lambda *_: print(lib.prctl(PR_GET_DUMPABLE))
+print(lib.prctl(PR_GET_DUMPABLE), flush=True)
+gateway_run.run(["--data-dir", "/nowhere"])
+"""
+
+
+def test_a_gateway_leaves_no_core_dump_with_its_keys() -> None:
+    ended = subprocess.run(
+        [sys.executable, "-c", SECLUDED], capture_output=True, text=True, timeout=60, check=True
+    )
+    assert ended.stdout.split() == ["1", "0"]

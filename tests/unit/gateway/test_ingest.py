@@ -268,3 +268,53 @@ async def test_received_is_stored_and_known(start: Callable[..., Any]) -> None:
         ("event", "stored"): 8,
         ("event", "duplicate"): 7,
     }
+
+
+async def test_what_comes_alone_is_with_the_store_at_once(
+    start: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gateway = await start()
+    offer, append = gateway._ingest.offer, gateway._store.append
+    noted: list[str] = []
+
+    def offering(*given: Any) -> Any:
+        size = offer(*given)
+        noted.append("offered")
+        return size
+
+    def appending(batches: Any) -> Any:
+        noted.append("appended")
+        return append(batches)
+
+    monkeypatch.setattr(gateway._ingest, "offer", offering)
+    monkeypatch.setattr(gateway._store, "append", appending)
+    async with agent_at(gateway.agent_address, SEED) as agent:
+        await agent.batch(0, [item(0)])
+        await agent.acknowledged(1)
+    assert noted == ["appended", "offered"]
+
+
+async def test_settling_waits_for_what_was_offered(
+    start: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gateway = await start()
+    await gateway._ingest.settle()  # nothing waits
+    gate = asyncio.Event()
+    append = gateway._store.append
+
+    async def slow(batches: Any) -> Any:
+        await gate.wait()
+        return await append(batches)
+
+    monkeypatch.setattr(gateway._store, "append", slow)
+    async with agent_at(gateway.agent_address, SEED) as agent:
+        await agent.batch(0, [item(0)])
+        await agent.batch(1, [item(1)])
+        await eventually(lambda: len(gateway._ingest._waiting) == 1)
+        settling = asyncio.create_task(gateway._ingest.settle())
+        await asyncio.sleep(0.05)
+        assert not settling.done()
+        gate.set()
+        await asyncio.wait_for(settling, 5)
+        assert gateway._ingest._bytes == 0
+        await agent.acknowledged(2)

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from contextlib import AsyncExitStack
 from typing import Any
 
+import msgspec
 import pytest
 
 from aegis.errors import StorageError
@@ -86,6 +87,24 @@ async def test_one_agent_one_record(start: Callable[..., Any]) -> None:
     async with agent_at(gateway.agent_address, SEED, uid=uid):
         agents, total = gateway.hub.agents()
         assert (total, [each.agent_uid for each in agents]) == (1, [uid])
+
+
+async def test_what_an_agent_told_of_itself_is_shown_until_it_tells_anew(start: Callable[..., Any]) -> None:
+    gateway = await start()
+    runs = {"what": "module", "name": "network", "state": "running", "since_ns": 5}
+    holds = {"what": "condition", "source": "kernel", "code": "btf_missing", "holds": True}
+    async with agent_at(gateway.agent_address, SEED) as agent:
+        uid = agent.session.uid
+        for state in (runs | {"state": "starting"}, holds, runs):
+            agent.session.state(state, wall_s=int(gateway._clock.wall_ns() / 1e9))
+        await agent.flush()
+        await eventually(lambda: len(gateway.hub.agent(uid).conditions) > 0)
+        await eventually(lambda: b"running" in msgspec.json.encode(gateway.hub.agent(uid)))
+        shown = msgspec.json.decode(msgspec.json.encode(gateway.hub.agents()[0][0]))
+        assert (shown["modules"], shown["conditions"]) == ([runs], [holds])
+    assert gateway.hub.agent(uid).modules  # it is away: what it told last
+    async with agent_at(gateway.agent_address, SEED, uid=uid):
+        assert (gateway.hub.agent(uid).modules, gateway.hub.agent(uid).conditions) == ([], [])
 
 
 async def test_last_seen_is_right_within_a_second(start: Callable[..., Any]) -> None:

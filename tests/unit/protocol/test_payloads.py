@@ -239,11 +239,14 @@ def test_items_are_at_most_512(count: int, holds: bool) -> None:
         payloads.read_batch(batch(items=[{}] * count), "events")
 
 
-def test_a_batch_has_at_most_48_kib_of_items() -> None:
-    fits = batch(items=[{"a": "x" * (v1.BATCH_BYTES - 20)}])
+def test_a_batch_has_at_most_128_kib_of_items_and_room_for_the_members_around_them() -> None:
+    most = v1.BATCH_BYTES + v1.BATCH_ROOM
+    around = len(batch(items=[{"a": ""}]))
+    fits = batch(items=[{"a": "x" * (most - around)}])
+    assert len(fits) == most
     assert payloads.read_batch(fits, "events")
     with pytest.raises(EnvelopeInvalid, match="batch: is larger than 131072"):
-        payloads.read_batch(batch(items=[{"a": "x" * (v1.BATCH_BYTES + v1.BATCH_ROOM)}]), "events")
+        payloads.read_batch(batch(items=[{"a": "x" * (most - around + 1)}]), "events")
 
 
 def test_items_are_not_deep() -> None:

@@ -17,7 +17,7 @@ from websockets.exceptions import ConnectionClosed
 
 from aegis.agent.link import dial as dialling
 from aegis.agent.link.dial import _SOCKET_OPTIONS, dial
-from aegis.agent.link.drive import lost
+from aegis.agent.link.ends import lost
 from aegis.errors import ConnectFailed, GatewayRefused, TransportError
 from aegis.runtime.gateway_url import GatewayUrl, parse
 

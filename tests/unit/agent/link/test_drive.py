@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
-from websockets.exceptions import ConnectionClosedError
-from websockets.frames import Close
 
-from aegis.agent.link import drive, keeper
-from aegis.agent.link.drive import hint_of, lost, parts_of
+from aegis.agent.link import dial, drive, keeper
+from aegis.agent.link.drive import parts_of
+from aegis.agent.link.unsaid import Change
 from aegis.agent.outbox.shelf import MOST_LOSSES
 from aegis.model.block import Block, BlockClass
 from aegis.model.event import ExecEvent, LossEvent
@@ -28,46 +29,6 @@ def block(first: int, records: bytes, count: int, **more: Any) -> Block:
     return Block(
         cls=BlockClass.EVENT, stream=1, first=first, count=count, boot_id=bytes(16), base_ns=0, records=records, **more
     )  # fmt: skip
-
-
-@pytest.mark.parametrize(
-    ("code", "reason", "seconds"),
-    [
-        (1013, "retry in 12 s", 12.0),
-        (1012, "restarts; back in 1.5s", 1.5),
-        (1001, "lame duck 7 s", 7.0),
-        (1013, "no room", None),
-        (1013, "12 seconds", None),
-        (1013, "error 5xs", None),
-        (1000, "retry in 12 s", None),
-        (1008, "retry in 12 s", None),
-        (1013, "999999999999 s", None),
-        (1013, "", None),
-    ],
-)
-def test_a_gateways_hint_is_read_from_its_reason(code: int, reason: str, seconds: float | None) -> None:
-    assert hint_of(code, reason) == seconds
-    closed = ConnectionClosedError(Close(code, reason), None)
-    assert lost(closed).retry_s == seconds
-    assert str(lost(closed)) == f"closed by the gateway: {code} {reason}".strip()
-
-
-def test_a_gateways_reason_is_shown_without_its_control_characters() -> None:
-    closed = ConnectionClosedError(Close(1013, "\x1b[2J retry in 5 s"), None)
-    assert str(lost(closed)) == "closed by the gateway: 1013 \\x1b[2J retry in 5 s"
-    assert lost(closed).retry_s == 5
-
-
-def test_an_end_of_ours_says_so() -> None:
-    closed = ConnectionClosedError(None, Close(1009, "too long"))
-    assert str(lost(closed)) == "closed here: 1009 too long"
-
-
-def test_an_end_without_a_close_frame_has_its_cause() -> None:
-    closed = ConnectionClosedError(None, None)
-    assert str(lost(closed)) == "the connection broke: no close frame came"
-    closed.__cause__ = ConnectionResetError(104, "Connection reset by peer")
-    assert str(lost(closed)) == "the connection broke: Connection reset by peer"
 
 
 async def test_a_peer_that_answers_no_ping_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -254,3 +215,114 @@ async def test_a_tick_that_fails_ends_the_connection_and_not_the_ticking(
             await comes(lambda: len(gateway.heartbeats) > before + 5)
             assert linked.codes() == set()
             assert gateway.opened == 2
+
+
+class Offered:
+    """Notes what is offered to the connection, which `takes` it or says that there is no room."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.count = 0
+        self.last: list[str | bytearray] = []
+        self.takes = True
+        offer = dial.Connection.offer
+
+        def noting(connection: dial.Connection, frame: str | bytearray) -> bool:
+            self.count += 1
+            self.last.append(frame)
+            return self.takes and offer(connection, frame)
+
+        monkeypatch.setattr(dial.Connection, "offer", noting)
+
+
+async def settled(linked: Linked) -> None:
+    """What is said of a new connection was said, and nothing is on its way."""
+    await comes(lambda: linked.uplink.connected)
+    linked.shelf.put(block(0, LOSS, 1))
+    await comes(lambda: (1, BlockClass.EVENT, 1) in linked.shelf.acknowledgements)
+    await asyncio.sleep(0.05)
+
+
+async def test_a_small_block_is_written_in_the_turn_it_came(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    offered = Offered(monkeypatch)
+    gateway = SmallGateway()
+    async with serving(gateway) as url:
+        linked = Linked(url, tmp_path)
+        async with linked.kept():
+            await settled(linked)
+            before = offered.count
+            linked.shelf.put(block(1, LOSS, 1))
+            assert offered.count == before + 1
+            long = drive.AT_ONCE_BYTES // len(LOSS) + 1
+            linked.shelf.put(block(2, LOSS * long, long))
+            linked.shelf.put(block(2 + long, LOSS, 1))
+            assert offered.count == before + 1  # nothing overtakes what is long
+            await comes(lambda: (1, BlockClass.EVENT, 3 + long) in linked.shelf.acknowledgements)
+    assert gateway.refused == []
+    assert [(batch.first, len(batch.items)) for batch in gateway.batches] == [
+        (0, 1),
+        (1, 1),
+        (2, long),
+        (2 + long, 1),
+    ]
+
+
+async def test_a_block_there_is_no_room_for_goes_first_when_there_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    offered = Offered(monkeypatch)
+    made: list[drive.Drive] = []
+    run = drive.Drive.run
+
+    async def running(self: drive.Drive) -> None:
+        made.append(self)
+        await run(self)
+
+    monkeypatch.setattr(drive.Drive, "run", running)
+    gateway = SmallGateway()
+    async with serving(gateway) as url:
+        linked = Linked(url, tmp_path)
+        async with linked.kept():
+            await settled(linked)
+            offered.takes = False
+            linked.shelf.put(block(1, LOSS, 1))
+            offered.takes = True
+            made[0]._session.state({"x": 1}, wall_s=int(time.time()))
+            linked.shelf.put(block(2, LOSS, 1))
+            left, first = offered.last[-1], len(offered.last)
+            await comes(lambda: (1, BlockClass.EVENT, 3) in linked.shelf.acknowledgements)
+    assert gateway.refused == []
+    assert offered.last[first] is left
+    assert [batch.first for batch in gateway.batches] == [0, 1, 2]
+
+
+async def test_what_is_to_be_said_goes_before_a_block(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    offered = Offered(monkeypatch)
+    gateway = SmallGateway()
+    async with serving(gateway) as url:
+        linked = Linked(url, tmp_path)
+        async with linked.kept():
+            await settled(linked)
+            before = offered.count
+            linked.uplink.unsaid.change(Change(subject=("x",), state={"x": 1}))
+            linked.shelf.put(block(1, LOSS, 1))
+            assert offered.count == before
+            await comes(lambda: (1, BlockClass.EVENT, 2) in linked.shelf.acknowledgements)
+
+
+async def test_a_mistake_while_a_block_is_written_at_once_ends_the_connection(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gateway = SmallGateway()
+    async with serving(gateway) as url:
+        linked = Linked(url, tmp_path)
+        async with linked.kept():
+            await settled(linked)
+            with monkeypatch.context() as patched:
+                patched.setattr(drive, "parts_of", lambda *_, **__: 1 / 0)
+                linked.shelf.put(block(1, LOSS, 1))  # nothing is raised to who has a record
+            await comes(lambda: (1, BlockClass.EVENT, 2) in linked.shelf.acknowledgements)
+    assert gateway.opened == 2

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 
 from aegis.agent.outbox.builder import Draft
@@ -316,6 +317,111 @@ def test_what_is_being_written_is_not_dropped_from_memory() -> None:
     add(one, EVENT)
     assert one.changes(0, force=True) is not None
     assert one.squeeze(1) == 0
+
+
+def stored(rows: int, **more: int) -> Queue:
+    """Rows of an earlier life and of this one in every class, and somebody who sends."""
+    one = queue(**more)
+    size = stored_bytes(block(1))
+    totals = {cls: Totals(rows, 10 * rows, rows * size) for cls in CLASSES}
+    none = dict.fromkeys(CLASSES, 0)
+    one.adopt(
+        Opened(totals=totals, last_seq=dict.fromkeys(CLASSES, rows), corrupt=none, losses={}, last_stream=4)
+    )
+    for _ in range(rows):
+        for cls in CLASSES:
+            add(one, cls)
+    while one.changes(0, force=True) is not None:
+        one.applied(Changes(), {}, 0)
+    one.link()
+    return one
+
+
+def read(one: Queue) -> int:
+    """Read ahead all that is wanted, as the store would; gives the fetches."""
+    size = stored_bytes(block(1))
+    count = 0
+    while (fetch := one.wanted()) is not None:
+        most = -(-fetch.most_bytes // size)
+        seqs = range(fetch.low, min(fetch.high, fetch.low + most - 1) + 1)
+        one.fetched(fetch, [Fetched(seq, 10, size, block(seq)) for seq in seqs], 0)
+        count += 1
+        assert count < 1000
+    return count
+
+
+def test_what_is_read_ahead_has_one_bound_for_all_classes() -> None:
+    memory = 64 * SIZE
+    one = stored(40, memory=memory, disk=64 << 20)
+    assert read(one) > 0
+    assert memory // 8 <= one.memory_bytes() <= memory // 4 + 2 * SIZE
+    assert one.shelf(FINDING).live.ahead_bytes + one.shelf(FINDING).backlog.ahead_bytes == one.memory_bytes()
+
+
+def test_what_goes_first_takes_the_room_of_what_goes_later() -> None:
+    memory = 64 * SIZE
+    one = stored(40, memory=memory, disk=64 << 20)
+    one.shelf(FINDING).disk_high = one.shelf(VERDICT).disk_high = 0  # not yet
+    read(one)
+    assert one.shelf(EVENT).live.ahead
+    assert one.shelf(EVENT).backlog.ahead_bytes + one.shelf(FLOW).live.ahead_bytes > 0
+    one.shelf(FINDING).disk_high = 80
+    fetch = one.wanted()
+    assert fetch is not None
+    assert fetch.cls is FINDING
+    assert one.memory_bytes() <= memory // 8 + 2 * SIZE
+    assert one.shelf(EVENT).live.ahead  # no more than was needed
+
+
+def test_rows_read_ahead_are_forgotten_before_a_block_is_dropped() -> None:
+    memory = 64 * SIZE
+    one = stored(40, memory=memory, disk=64 << 20)
+    read(one)
+    held = sum(shelf.disk.records for shelf in one)
+    for _ in range(59):  # of 1.1 KB each, so with what is read ahead they are too many
+        add(one, SAMPLE, size=950)
+        assert one.squeeze(1) == 0
+    assert 0 < one.memory_bytes() <= memory + 2 * SIZE
+    assert len(one.shelf(FINDING).live.ahead) == 1  # sending goes on
+    assert sum(shelf.disk.records for shelf in one) == held
+    for _ in range(8):
+        add(one, SAMPLE)
+    assert one.squeeze(1) > 0  # the blocks alone are too many
+    # What was forgotten is read again, in its order and each row once.
+    one.limits = limits(memory=64 << 20, disk=64 << 20)
+    read(one)
+    assert [row.seq for row in one.shelf(FINDING).live.ahead] == list(range(41, 81))
+    assert [row.seq for row in one.shelf(FINDING).backlog.ahead] == list(range(1, 41))
+
+
+def test_sending_goes_on_row_by_row_where_blocks_fill_the_memory() -> None:
+    one = stored(3, memory=64 * SIZE, disk=64 << 20)
+    for _ in range(70):
+        add(one, SAMPLE, size=950)
+    one.squeeze(1)
+    sent = 0
+    for _ in range(100):
+        assert read(one) <= 1
+        sent += sum(made.cls is EVENT for made in one.sendable(1))  # as all rows of `read` are
+    assert sent == 5 * 6
+
+
+def test_rows_that_come_behind_forgotten_ones_are_not_taken() -> None:
+    one = stored(40, memory=64 * SIZE, disk=64 << 20)
+    one.limits = limits(memory=128 * SIZE, disk=64 << 20)
+    first = one.wanted()
+    assert first is not None
+    size = stored_bytes(block(1))
+    most = -(-first.most_bytes // size) - 1
+    short = msgspec.structs.replace(first, most_bytes=most * size)  # one row less than is wanted in all
+    one.fetched(short, [Fetched(seq, 10, size, block(seq)) for seq in range(41, 41 + most)], 0)
+    late = one.wanted()
+    assert late is not None
+    assert (late.cls, late.live, late.low) == (FINDING, True, 41 + most)
+    one.limits = limits(memory=1, disk=64 << 20)
+    one.squeeze(1)
+    one.fetched(late, [Fetched(late.low, 10, size, block(late.low))], 0)
+    assert [row.seq for row in one.shelf(FINDING).live.ahead] == [41]
 
 
 def test_a_class_beyond_its_share_evicts_its_own_rows_and_the_whole_the_lowest() -> None:

@@ -93,3 +93,13 @@ def test_what_another_agent_sealed_is_refused_in_words(size: int, change: dict[i
         plain[at] = byte
     with pytest.raises(SpoolCorrupt, match=why):
         key.open(BLOCK.cls, 5, BLOCK.stream, BLOCK.first, key._sealed(bytes(plain), place))
+
+
+def test_a_row_says_itself_where_it_belongs() -> None:
+    key = Key(os.urandom(32))
+    sealed = key.seal(BLOCK, 5, 1234)
+    for likely in (None, *CLASSES):
+        assert key.find(likely, 7, 99, sealed) == (BlockClass.FLOW, 5, BLOCK, 1234)
+    for stream, first in ((8, 99), (7, 98), (-1, 99)):
+        with pytest.raises(SpoolCorrupt):
+            key.find(BlockClass.FLOW, stream, first, sealed)

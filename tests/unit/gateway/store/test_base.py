@@ -168,10 +168,11 @@ async def test_what_items_share_is_kept_once_and_told_of_each(
     assert (await store.totals())["event"].bytes < 2 * 6000
     each = store
     for _ in range(2):
+        first = (await each.items(Query(after="", limit=1))).next
         told = [
             *(await each.items(Query())).items,
             *(await each.items(Query(after=""))).items,
-            *(await each.items(Query(after="1.0"))).items,
+            *(await each.items(Query(after=first))).items,
         ]
         assert len(told) == 5 + 5 + 4
         for item in told:
