@@ -213,6 +213,14 @@ def test_garbage_gets_typed_errors_and_disturbs_nobody(agent: RunningAgent) -> N
         with socket.socket(socket.AF_UNIX) as raw:
             raw.connect(agent.socket)
             raw.sendall(b"GET / HTTP/1.0\r\n\r\n" + dice.randbytes(5000))
+        for noise in (b"garbage\r\n\r\n", bytes(97), b"\xff" + dice.randbytes(5000)):
+            with socket.socket(socket.AF_UNIX) as raw, raw.makefile("rb") as heard:
+                raw.settimeout(20)
+                raw.connect(agent.socket)
+                raw.sendall(noise)
+                head, _, body = heard.read().partition(b"\r\n\r\n")
+            assert head.startswith(b"HTTP/1.1 400 Bad Request\r\n"), (seed(), head)
+            assert json.loads(body)["error"]["code"] == "envelope_invalid"
         with connect(agent) as huge, pytest.raises(ConnectionClosed):
             answer(huge, " " * (2 << 20))
         assert "item" in answer(good, '{"id": 1, "verb": "status"}')

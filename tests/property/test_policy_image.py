@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Iterator
 from unittest import mock
 
 import msgspec
@@ -13,18 +14,40 @@ from hypothesis import strategies as st
 from aegis.kernel import policy_image
 from aegis.kernel.policy_image import compile_policies
 from aegis.kernel.policy_walk import ImageReader
-from aegis.model.policy import PolicySet
+from aegis.model.policy import Packet, PolicySet
 from tests.support.policies import large_set, packets_about, packets_at, random_set
+from tests.support.policy_extremes import edge_set, nested_set, packets_at_edges, packets_nested
 from tests.support.policy_mutants import MUTANTS, expected, found, planted
 from tests.support.scale import scaled, seed
 
 SETS, PACKETS = scaled(61, 200), scaled(307, 2000)
+NESTED = scaled(1, 31)
 
 
 def differences(dice: random.Random, packets: int) -> int:
     """How many packets a random set's image judges otherwise than the reference."""
     policies = random_set(dice)
-    asked = packets_about(dice, policies, packets)
+    return wrong_about(policies, packets_about(dice, policies, packets) + packets_at_edges(policies))
+
+
+def edge_differences() -> int:
+    edges = edge_set()
+    return wrong_about(edges, packets_at_edges(edges))
+
+
+def nested_differences(dice: random.Random) -> int:
+    nested = nested_set(dice)
+    return wrong_about(nested, packets_nested(nested))
+
+
+def everywhere(dice: random.Random) -> Iterator[int]:
+    """The differences of every set there is, the slow one last."""
+    yield edge_differences()
+    yield from (differences(dice, PACKETS) for _ in range(SETS))
+    yield nested_differences(dice)
+
+
+def wrong_about(policies: PolicySet, asked: list[Packet]) -> int:
     image = compile_policies(policies)
     reader = ImageReader(image.data)
     got = found(image.rules, [reader.judge(packet) for packet in asked])
@@ -36,11 +59,30 @@ def test_the_image_decides_as_the_reference() -> None:
     assert [differences(dice, PACKETS) for _ in range(SETS)] == [0] * SETS
 
 
+def test_the_edges_of_the_addresses() -> None:
+    """By no seed: a lost last address is seen in both families."""
+
+    def by_family() -> list[bool]:
+        edges = edge_set()
+        asked = packets_at_edges(edges)
+        return [wrong_about(edges, [one for one in asked if one.peer_number[0] == f]) > 0 for f in (4, 6)]
+
+    assert by_family() == [False, False]
+    with planted("interval at the last address lost"):
+        assert by_family() == [True, True]
+
+
+def test_large_sets_that_nest() -> None:
+    """Narrow prefixes first: what decides is of high rank and several classes outward, in both families."""
+    dice = random.Random(seed())
+    assert [nested_differences(dice) for _ in range(NESTED)] == [0] * NESTED
+
+
 @pytest.mark.parametrize("mutant", MUTANTS)
 def test_a_planted_bug_is_caught(mutant: str) -> None:
     dice = random.Random(seed())
     with planted(mutant):
-        assert any(differences(dice, PACKETS) for _ in range(SETS))
+        assert any(everywhere(dice))
 
 
 def test_every_rank_of_the_largest_set_decides() -> None:

@@ -35,6 +35,11 @@ def _late_interval(rules: Any, family: int, classes: Any) -> list[tuple[int, int
     return [(min(start + bool(start), top), number) for start, number in _flatten(rules, family, classes)]
 
 
+def _last_address_lost(rules: Any, family: int, classes: Any) -> list[tuple[int, int]]:
+    top = (1 << (32 if family == 4 else 128)) - 1
+    return [each for each in _flatten(rules, family, classes) if each[0] != top]
+
+
 def _no_low_half(rules: Any, family: int, classes: Any) -> list[tuple[int, int]]:
     found = _flatten(rules, family, classes)
     if family == 4:
@@ -79,6 +84,14 @@ def _nothing_above(*arguments: Any) -> Any:
     return made
 
 
+def _high_ranks_lost_above(*arguments: Any) -> Any:
+    """Shows only where prefixes nest and a wide one has a rule of rank 256 or more."""
+    made = _class_in(*arguments)
+    made.above = made.above if made.above < 512 else policy_image.NONE
+    made.above_enforced = made.above_enforced if made.above_enforced < 512 else policy_image.NONE
+    return made
+
+
 def _last_wins(points: Any, spans: list[Any], rules: Any) -> list[int]:
     return _paint(points, spans[::-1], rules)
 
@@ -97,6 +110,7 @@ _class_in, _paint = policy_image._class_in, policy_image._paint
 
 MUTANTS: dict[str, Patch] = {
     "interval ends one late": (policy_image, "_flatten", _late_interval),
+    "interval at the last address lost": (policy_image, "_flatten", _last_address_lost),
     "except ignored": (policy_image, "networks", _no_exceptions),
     "priority reversed": (
         PolicySet,
@@ -114,6 +128,7 @@ MUTANTS: dict[str, Patch] = {
         _ranked_by(lambda policy, rule, place: (policy.priority, not rule.deny, place, policy.name)),
     ),
     "walk stops at the first class": (policy_image, "_class_in", _nothing_above),
+    "choices of wider prefixes cut at 512": (policy_image, "_class_in", _high_ranks_lost_above),
     "endPort exclusive": (policy_image, "services", _exclusive_end),
     "lower half of IPv6 ignored": (policy_image, "_flatten", _no_low_half),
     "ANY without SCTP": (policy_image, "ANY_WITH_PORTS", (6, 17)),

@@ -19,7 +19,7 @@ from websockets.asyncio.server import Server, ServerConnection, unix_serve
 from websockets.exceptions import ConnectionClosed
 from websockets.protocol import State
 
-from aegis.agent.control import envelope
+from aegis.agent.control import envelope, handshake
 from aegis.agent.control.peers import Peer, peer_of
 from aegis.agent.control.verbs import Verbs
 from aegis.errors import AegisError, EnvelopeInvalid, PermissionDenied, StorageError
@@ -63,7 +63,8 @@ class ControlServer:
                     max_queue=4,
                     ping_interval=None,  # the kernel tells when a local peer is gone
                     close_timeout=0.5,
-                    open_timeout=5,
+                    open_timeout=handshake.OPEN_S,
+                    process_response=handshake.typed,
                     server_header=None,
                     logger=_quiet,
                 )
@@ -196,7 +197,7 @@ class ControlServer:
             )
 
 
-class _Connection(ServerConnection):
+class _Connection(handshake.AnsweringConnection):
     """A connection that is counted from its first moment: one that never says a word holds a descriptor as well."""
 
     def __init__(self, there: set[ServerConnection], *arguments: Any, **options: Any) -> None:
