@@ -15,7 +15,7 @@ from aegis.kernel.object import BpfObject
 from aegis.runtime import offload
 from aegis.runtime.module import Bus, Clock, Log
 
-IDENTITY = "seen <= live + reaped + table_full + retired + not_ip + truncated + bad_header + extensions <= seen_after"
+IDENTITY = "seen <= live + reaped + table_full + retired + not_ip + truncated + bad_header + extensions + looped <= seen_after"
 TERMS = (
     "seen",
     "live",
@@ -26,6 +26,7 @@ TERMS = (
     "truncated",
     "bad_header",
     "extensions",
+    "looped",
     "seen_after",
 )
 STAGES = ("packets.egress", "packets.ingress", "bytes.egress", "bytes.ingress")

@@ -78,7 +78,7 @@ class Count:
 class Totals:
     """The terms of the identity, since the tables were made:
 
-    seen = live + reaped + table_full + retired + not_ip + truncated + bad_header + extensions
+    seen = live + reaped + table_full + retired + not_ip + truncated + bad_header + extensions + looped
 
     to the unit, in packets and bytes of each direction. `seen` was read before the other terms and `seen_after`
     behind them; without packets meanwhile both are equal and the identity is exact, else the sum lies between them
@@ -94,6 +94,7 @@ class Totals:
     truncated: Count
     bad_header: Count
     extensions: Count
+    looped: Count  # copies of own broadcasts and multicasts, which the interface does not count: without link header
     seen_after: Count
     denied: Count  # dropped by a verdict; counted in flows (or table_full, retired) too
     audited: Count  # would have been dropped; likewise
@@ -110,6 +111,7 @@ class Totals:
             + self.truncated
             + self.bad_header
             + self.extensions
+            + self.looped
         )
 
     def balanced(self) -> bool:

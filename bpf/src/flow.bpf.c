@@ -15,7 +15,14 @@
  * at once: the host answers with a SYN-ACK, yet not by a request socket).
  *
  * Other protocols have no mark of a start. There a packet towards a denied initiator is judged by itself, so
- * that a denied datagram from outside cannot close a port of this host's own queries. */
+ * that a denied datagram from outside cannot close a port of this host's own queries.
+ *
+ * A broadcast of this host, or a multicast to a group it is in itself, is handed back to it as a copy by way
+ * of the interface's ingress. The interface received nothing, and what leaves is counted and judged on its
+ * way out: the copy passes, counted apart. Nobody outside can make one: the type is the kernel's own mark,
+ * not in the packet. */
+
+#define AEGIS_PACKET_LOOPBACK 5 /* PACKET_LOOPBACK in linux/if_packet.h */
 
 union aegis_marks {
     struct {
@@ -392,6 +399,10 @@ static __always_inline int aegis_flow_packet(struct __sk_buff *skb, const __u32 
     if (skb->vlan_present)
         packet.key.vlan_outer = skb->vlan_tci & 0xfff;
     aegis_total(AEGIS_TOTAL_SEEN, direction, packet.length);
+    if (direction == AEGIS_INGRESS && unlikely(skb->pkt_type == AEGIS_PACKET_LOOPBACK)) {
+        aegis_total(AEGIS_TOTAL_LOOPED, direction, packet.length);
+        return TC_ACT_UNSPEC;
+    }
     if (!aegis_parse_fast(skb, &packet, direction)) {
         int refusal = aegis_flow_parse(skb, &packet, state);
 

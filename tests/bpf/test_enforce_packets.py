@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import ipaddress
+import json
 import random
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,6 +20,7 @@ from aegis.kernel.tc import Way
 from aegis.model.flow import Verdict
 from aegis.model.net import MAPPED, Direction
 from aegis.model.policy import Packet, PolicySet
+from aegis.model.policy_document import parse_document
 from aegis.model.policy_reference import judge
 from tests.support import nft_policy
 from tests.support.flows import CONSTANTS
@@ -153,3 +156,38 @@ def test_without_a_policy_every_sendable_packet_arrives(world: World, direction:
     sender, receiver = (world.a, world.b) if direction is Direction.EGRESS else (world.b, world.a)
     passing = [True] * len(sent)
     assert said(sent, sender, receiver, (world.a.v4, world.a.v6), direction, passing) == passing
+
+
+def test_what_stays_in_the_host_is_not_judged(world: World, way: Way, tmp_path: Path) -> None:
+    """A denied multicast does not leave, and members on the host itself get the copy the kernel hands back."""
+    denied, other, number = "239.77.1.2", "238.77.1.2", 13
+    document = {
+        "apiVersion": "aegis/v1",
+        "kind": "HostNetworkPolicy",
+        "metadata": {"name": "own"},
+        "spec": {
+            "mode": "enforce",
+            "egressDeny": [{"toCIDRSet": [{"cidr": f"{denied}/32"}]}],
+            "ingressDeny": [{"fromCIDRSet": [{"cidr": f"{world.a.v4}/32"}]}],
+        },
+    }
+    policies = PolicySet().with_policy(parse_document(json.dumps(document).encode()))
+    with (
+        world.a.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender,
+        world.a.socket(socket.AF_INET, socket.SOCK_DGRAM) as near,
+        world.b.socket(socket.AF_INET, socket.SOCK_DGRAM) as far,
+    ):
+        near.settimeout(10)
+        far.settimeout(10)
+        for place, member in ((world.a, near), (world.b, far)):
+            member.bind(("", 7077))
+            for group in (denied, other):
+                request = socket.inet_aton(group) + socket.inet_aton(place.v4)
+                member.setsockopt(socket.IPPROTO_IP, socket.IP_ADD_MEMBERSHIP, request)
+        sender.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_IF, socket.inet_aton(world.a.v4))
+        with enforced(world, policies, way, tmp_path):
+            for _ in range(number):
+                sender.sendto(b"denied", (denied, 7077))
+            sender.sendto(b"last", (other, 7077))
+            assert [near.recv(10) for _ in range(number + 1)] == [*[b"denied"] * number, b"last"]
+            assert far.recv(10) == b"last"

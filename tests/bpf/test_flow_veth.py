@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import ipaddress
 import os
 import random
 import re
@@ -92,6 +93,51 @@ def test_icmp(world: World, way: Way, version: int) -> None:
         assert (row.packets_egress, row.packets_ingress) == (number, number)
         assert total([row]) == counted(before, after)
         assert reader.totals().balanced()
+
+
+@pytest.mark.parametrize("target", ["broadcast", "239.77.1.2", "ff05::7701"])
+def test_what_the_kernel_hands_back_of_what_is_sent(world: World, way: Way, target: str) -> None:
+    """The copy of an own broadcast or multicast passes the ingress, and the interface received none."""
+    number, size = random.choice(PRIMES[:4]), random.randrange(1, 1000)  # fits a receive buffer
+    if target == "broadcast":
+        target = str(ipaddress.ip_interface(f"{world.a.v4}/24").network.broadcast_address)
+    header, level = (40, socket.IPPROTO_IPV6) if ":" in target else (20, socket.IPPROTO_IP)
+    with (
+        world.a.socket(family_of(target), socket.SOCK_DGRAM) as member,
+        world.a.socket(family_of(target), socket.SOCK_DGRAM) as sender,
+    ):
+        member.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 22)
+        member.bind((target, 0))
+        member.settimeout(10)
+        sender.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
+        sender.bind((world.a.v6 if ":" in target else world.a.v4, 0))
+        if ":" in target:
+            group = socket.inet_pton(socket.AF_INET6, target) + struct.pack("i", world.a.index)
+            member.setsockopt(level, socket.IPV6_JOIN_GROUP, group)
+            sender.setsockopt(level, socket.IPV6_MULTICAST_IF, world.a.index)
+        elif target.startswith("239."):
+            group = socket.inet_aton(target) + socket.inet_aton(world.a.v4)
+            member.setsockopt(level, socket.IP_ADD_MEMBERSHIP, group)
+            sender.setsockopt(level, socket.IP_MULTICAST_IF, socket.inet_aton(world.a.v4))
+        settled(world)
+        with watched(world, way) as reader:
+            before = world.a.statistics()
+            port = member.getsockname()[1]
+            for _ in range(number):
+                sender.sendto(bytes(size), (target, port))
+            for _ in range(number):
+                assert len(member.recv(2000)) == size
+            after = settled(world)
+            rows = harvested(reader)
+            (row,) = (row for row in rows if row.protocol == p.UDP)
+            assert (row.remote, row.remote_port, row.packets_ingress) == (packed(target), port, 0)
+            assert (row.packets_egress, row.bytes_egress) == (number, number * (14 + header + 8 + size))
+            totals = reader.totals()
+            assert totals.balanced()
+            copies = Count(ingress_packets=number, ingress_bytes=number * (header + 8 + size))
+            assert totals.looped == copies
+            assert total(rows) == counted(before, after)
+            assert totals.seen == counted(before, after) + copies
 
 
 def test_vlan_tags(world: World) -> None:

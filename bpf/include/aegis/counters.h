@@ -14,7 +14,8 @@ AEGIS_ASSERT_SIZE(struct aegis_record_counters, 40)
 
 /* Index of the per-CPU packet totals. What a hook saw is, in packets and in bytes of each direction, exactly
  *   SEEN = counters of all flow entries + REAPED + TABLE_FULL + RETIRED + NOT_IP + TRUNCATED + BAD_HEADER +
- * EXTENSIONS. Only the last three are ever dropped for what they are (REFUSED_DROPPED). */
+ * EXTENSIONS + LOOPED. Only TRUNCATED, BAD_HEADER and EXTENSIONS are ever dropped for what they are
+ * (REFUSED_DROPPED). */
 enum aegis_packet_total {
     AEGIS_TOTAL_SEEN = 0,       /* all packets at the hook */
     AEGIS_TOTAL_REAPED = 1,     /* counters of deleted flow entries */
@@ -28,6 +29,7 @@ enum aegis_packet_total {
     AEGIS_TOTAL_DENIED = 8,           /* dropped by a verdict; also counted in its flow */
     AEGIS_TOTAL_AUDITED = 9,          /* would have been dropped; also counted in its flow */
     AEGIS_TOTAL_REFUSED_DROPPED = 10, /* parse refusals that were dropped because a policy enforces */
+    AEGIS_TOTAL_LOOPED = 11,          /* this host's own broadcast or multicast, handed back to itself */
     AEGIS_TOTALS = 16
 };
 

@@ -22,6 +22,7 @@ PLACES = (
     "truncated",
     "bad_header",
     "extensions",
+    "looped",
 )
 
 
@@ -63,10 +64,10 @@ def test_one_unit_anywhere_breaks_it(place: str, field: str, by: int) -> None:
 def test_while_packets_come() -> None:
     """The sum lies between two readings of `seen`, less one packet a CPU that is on its way."""
     placed = totals().placed()
-    between = totals(seen=count(200), seen_after=count(300))
+    between = totals(seen=count(500), seen_after=count(600))
     assert between.balanced()
     beyond = dataclasses.replace(placed, egress_packets=placed.egress_packets - 1)
-    assert not totals(seen=count(200), seen_after=beyond).balanced()
+    assert not totals(seen=count(500), seen_after=beyond).balanced()
     missing = dataclasses.replace(placed, ingress_packets=placed.ingress_packets + possible_cpus() + 1)
     assert not totals(seen=missing, seen_after=count(10_000)).balanced()
 
