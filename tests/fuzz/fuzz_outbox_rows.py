@@ -23,6 +23,16 @@ def key() -> Any:
     return Key(bytes(32))
 
 
+def found(sealer: Any, likely: Any, stream: int, first: int, sealed: bytes) -> Any:
+    """What `Key.find` says of a row; None: it is none."""
+    from aegis.errors import SpoolCorrupt
+
+    try:
+        return sealer.find(likely, stream, first, sealed)
+    except SpoolCorrupt:
+        return None
+
+
 def one(data: bytes) -> None:
     from aegis.agent.outbox import rows
     from aegis.errors import SpoolCorrupt
@@ -42,8 +52,16 @@ def one(data: bytes) -> None:
             except SpoolCorrupt as error:
                 said = str(error)
                 assert "\n" not in said
+                assert sealed is not data or not found(sealer, None, stream, place, sealed)
                 continue
             assert sealed is not data  # only who has the key makes a row
+            for likely in (None, cls, BlockClass.FINDING):
+                assert found(sealer, likely, stream, place, sealed) == (cls, place, block, upto)
+            try:
+                sealer.open(cls, place + 1, stream, place, sealed)
+                raise AssertionError("a row at another's place opened")
+            except SpoolCorrupt:
+                pass
             assert (block.cls, block.stream, block.first, len(block.boot_id)) == (cls, stream, place, 16)
             again = sealer.seal(block, place, upto)
             assert sealer.open(cls, place, stream, place, again) == (block, upto)
