@@ -20,6 +20,7 @@ AegisError                      code (snake_case, stable), retryable, hint; str(
     PolicyInvalid               document path and reason
       PolicyExists              of that name, by another origin
     PolicyUnenforceable         document path and reason
+    PolicyStale                 older than what is in force, or over
     PolicyNotFound
     PolicyUnsigned              an order nobody signed, where such are refused
   StorageError
@@ -257,6 +258,12 @@ class PolicyUnenforceable(PolicyError):
     """The document is valid but cannot be enforced exactly as written, so none of it is."""
 
     code = "policy_unenforceable"
+
+
+class PolicyStale(PolicyError):
+    """The document is an older version than the policy of its name in force, or has expired."""
+
+    code = "policy_stale"
 
 
 class PolicyNotFound(PolicyError):

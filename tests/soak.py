@@ -36,6 +36,17 @@ SOAKS: dict[str, Soak] = {
             "tests/bpf/test_enforce_packets.py",
         ),
     ),
+    "subjects": Soak(
+        "1,000 restarts of denied and allowed units and executables, by every way in; random trees; planted bugs",
+        (
+            "tests/property/test_automaton.py",
+            "tests/bpf/test_subjects.py",
+            "tests/bpf/test_subject_sockets.py",
+            "tests/bpf/test_subject_tables.py",
+            "tests/bpf/test_subject_mutants.py",
+            "tests/bpf/test_subject_cost.py",
+        ),
+    ),
     "ring": Soak("records under wake-up races, none lost or read twice", ("tests/native/test_ringbuf.py",)),
     "workload": Soak(
         "known numbers of execs, connections and packets", ("tests/e2e/test_known_workload.py",)

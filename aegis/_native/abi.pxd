@@ -36,6 +36,11 @@ cdef extern from "aegis/abi.h" nogil:
     enum:
         AEGIS_FLOW_CLOSED
 
+    enum:
+        AEGIS_JUDGED_RULE_MASK
+        AEGIS_JUDGED_VERDICT_SHIFT
+        AEGIS_JUDGED_INITIATOR_SHIFT
+
     struct aegis_header:
         u64 ktime_ns
         u32 size
@@ -119,9 +124,7 @@ cdef extern from "aegis/abi.h" nogil:
         u64 packets[2]
         u64 bytes[2]
         u32 generation
-        u16 rule
-        u8 verdict
-        u8 initiator
+        u32 judged
         u32 epoch
         u8 tcp_flags[2]
         u8 state
@@ -144,10 +147,64 @@ cdef extern from "aegis/abi.h" nogil:
         u64 generation
         u64 cookie
         u32 suppressed
-        u16 rule
+        u32 rule
         u8 verdict
         u8 initiator
 
     struct aegis_reader:
         u32 armed
         u64 read[16]
+
+    enum:
+        AEGIS_IMAGE_MAGIC
+        AEGIS_IMAGE_FORMAT
+        AEGIS_IMAGE_DEPTH
+        AEGIS_IMAGE_V4_BITS
+        AEGIS_IMAGE_NAME_PARTS
+        AEGIS_CHOICE_BITS
+        AEGIS_CHOICE_NONE
+        AEGIS_WORD_CLASS_SHIFT
+        AEGIS_WORD_FAMILY_SHIFT
+
+    struct aegis_image_header:
+        u32 magic
+        u32 format
+        u32 bytes
+        u32 rules
+        u32 enforced
+        u32 deadlines
+        u32 deadline_count
+        u32 parts
+        u32 part_count
+        u32 classes
+        u32 class_count
+        u32 cells
+        u32 cell_count
+        u32 names
+        u32 name_count
+        u32 name_words
+        u32 name_word_count
+        u64 subjects
+
+    struct aegis_image_part:
+        u32 v4_bits
+        u32 v4_index
+        u32 v4
+        u32 v4_count
+        u32 v6
+        u32 v6_count
+        u64 defaults[2]
+
+    struct aegis_image_v4:
+        u32 start
+        u32 owner
+
+    struct aegis_image_v6:
+        u64 start_high
+        u64 start_low
+        u64 owner
+
+    struct aegis_image_class:
+        u32 cell
+        u32 parent
+        u64 above

@@ -231,10 +231,10 @@ cdef class FlowEncoder:
         cdef const abi.aegis_flow_key *k = &one.row.key
         cdef const abi.aegis_flow_value *v = &one.row.value
         cdef bytes interface = self.interface(k.ifindex)
-        cdef bytes rule = self.rule(v.generation, v.rule)
+        cdef bytes rule = self.rule(v.generation, v.judged & abi.AEGIS_JUDGED_RULE_MASK)
         cdef bytes owner = self.owner(v.owner)
         cdef uint64_t last_ns = max(v.first_ns, <uint64_t>v.epoch * <uint64_t>1000000000)
-        cdef bint outgoing = v.initiator == abi.AEGIS_EGRESS
+        cdef bint outgoing = v.judged >> abi.AEGIS_JUDGED_INITIATOR_SHIFT & 1 == abi.AEGIS_EGRESS
         cdef byte *at = cbor_reserve(
             out, FIXED + PyBytes_GET_SIZE(interface) + PyBytes_GET_SIZE(rule) + PyBytes_GET_SIZE(owner)
         )
@@ -260,7 +260,7 @@ cdef class FlowEncoder:
         at = put_int(put_int(at, <int64_t>v.first_ns + wall_offset_ns), <int64_t>last_ns + wall_offset_ns)
         at = put_word(at, STATES[7 if one.chain == GONE else v.state & 7])
         at = put_bool(at, k.fragment)
-        at = put_word(at, VERDICTS[min(v.verdict, 2)])
+        at = put_word(at, VERDICTS[min(v.judged >> abi.AEGIS_JUDGED_VERDICT_SHIFT & 3, 2)])
         at = put_raw(at, PyBytes_AS_STRING(rule), PyBytes_GET_SIZE(rule))
         at = put_uint(at, v.generation)
         cbor_written(out, put_raw(at, PyBytes_AS_STRING(owner), PyBytes_GET_SIZE(owner)))

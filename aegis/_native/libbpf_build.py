@@ -60,6 +60,8 @@ unsigned int bpf_map__value_size(const struct bpf_map *map);
 unsigned int bpf_map__max_entries(const struct bpf_map *map);
 unsigned int bpf_map__map_flags(const struct bpf_map *map);
 int bpf_map__set_max_entries(struct bpf_map *map, unsigned int max_entries);
+struct bpf_map *bpf_map__inner_map(struct bpf_map *map);
+int bpf_map__set_value_size(struct bpf_map *map, unsigned int size);
 int bpf_map__set_initial_value(struct bpf_map *map, const void *data, size_t size);
 int bpf_map__reuse_fd(struct bpf_map *map, int fd);
 

@@ -149,7 +149,11 @@ class Answers:
                     {"source": "the probe names none", "reason": nothing, "effect": nothing, "hint": nothing},
                 ),
             )
-            for one in (*self._agent.kernel.features.probe(), *link_features(self._agent.uplink.status()))
+            for one in (
+                *self._agent.kernel.features.probe(),
+                *self._agent.kernel.names.features(),
+                *link_features(self._agent.uplink.status()),
+            )
         ]
 
     async def counters(self, _args: dict[str, Any]) -> Sequence[object]:

@@ -7,13 +7,16 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from aegis.agent.hook_looks import HookLooks
 from aegis.agent.kernel_features import KernelFeatures
+from aegis.agent.kernel_sides import KernelSides
+from aegis.agent.name_room import NameRoom
 from aegis.agent.watched_interfaces import WatchedInterfaces
 from aegis.errors import AegisError, HostError, KernelError, ShapeMismatch, StorageError
 from aegis.host.cgroups import mounted_at
@@ -22,19 +25,22 @@ from aegis.kernel.constants import Constants
 from aegis.kernel.datapath import Datapath
 from aegis.kernel.datapath_pins import clear, pinned_interfaces
 from aegis.kernel.datapath_plan import CORE, load_most
-from aegis.kernel.enforcer import Enforcer
+from aegis.kernel.enforcer import Enforcer, Seed
 from aegis.kernel.maps import map_bytes
 from aegis.kernel.pins import PinDirectory
+from aegis.kernel.policy_sides import Sides
 from aegis.kernel.policy_slots import PolicySlots, generation_in
 from aegis.kernel.tc import Way
 from aegis.model.absent import Absent
 from aegis.model.policy import EnforcementState
+from aegis.runtime.clock import SystemClock
 from aegis.runtime.module import Health, Log
 from aegis.runtime.settings import Settings
 
 if TYPE_CHECKING:
     from aegis.kernel.hub import Hub, Publish
 
+_CLOCK: Final = SystemClock()
 RESERVED_SHARE = 8  # one part of the ring in so many is kept for verdicts
 SMALL_HOST_BYTES = 1 << 30
 SMALL_FLOWS, FLOWS = 16_384, 65_536
@@ -46,7 +52,17 @@ WAYS: Final[dict[str, Way | None]] = {"auto": None, "tcx": "tcx", "clsact": "cls
 class KernelRoom:
     """Made without I/O; `attach`, `enforce` and `listen` acquire in this order, `close` releases."""
 
-    def __init__(self, settings: Settings, state_dir: Path, host: Host, health: Health, log: Log) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        state_dir: Path,
+        host: Host,
+        health: Health,
+        log: Log,
+        *,
+        subject_default: str = "allow",
+        resolvers: Collection[str] = (),
+    ) -> None:
         self.datapath: Datapath | None = None
         self.hub: Hub | None = None
         self.enforcer = Enforcer(state_dir, None, reason="the agent is starting")
@@ -57,6 +73,9 @@ class KernelRoom:
         self._log = log
         self.features = KernelFeatures(settings, log, lambda: self.datapath)
         self._interfaces = WatchedInterfaces(settings, host, health, self.features.lacking)
+        self.names = NameRoom(health, log, _CLOCK.boottime_ns, named=resolvers)
+        self._sides = KernelSides(health, self.names)
+        self._subject_default = subject_default
         self.hooks = HookLooks(lambda: self.datapath, self._interfaces, health, log)
         self._reason = ""
         self._started = False  # the enforcer: until then it does not know what the kernel enforces
@@ -179,6 +198,9 @@ class KernelRoom:
             slots,
             reason=self._reason,
             hooked=lambda: self.datapath is not None and bool(self.datapath.interfaces()),
+            sides=self._open_sides(),
+            grow=self._grow,
+            clocks=lambda: (_CLOCK.wall_ns() // 1_000_000, _CLOCK.boottime_ns() // 1_000_000),
         )
         try:
             state = self.enforcer.start()
@@ -187,6 +209,18 @@ class KernelRoom:
             return self.enforcer.state()
         self._started = True
         return state
+
+    def _open_sides(self) -> Sides:
+        if self.datapath is None:
+            return Sides()
+        return self._sides.open(self.datapath, self.cgroup_root, subject_default=self._subject_default)
+
+    def _grow(self, image_bytes: int, seed: Seed) -> PolicySlots:
+        """Load the programs again for larger policy images."""
+        assert self.datapath is not None
+        constants = replace(self.constants, image_bytes=image_bytes)
+        self.datapath.grow(constants, self._map_sizes, seed, btf=self.features.btf)
+        return PolicySlots.of(self.datapath)
 
     def listen(self, publish: Publish, loop: asyncio.AbstractEventLoop) -> None:
         """Make the hub; its sensors come with their listeners. Without one there are no records, and all else goes on."""
@@ -255,7 +289,7 @@ class KernelRoom:
             return
         self._closed = self.releasing = True
         keep = keep and self.committed
-        self._each(self.stop_listening, self.enforcer.close)
+        self._each(self.stop_listening, self.enforcer.close, self._sides.close, self.names.close)
         if self.datapath is not None:
             self._each(self.datapath.close if keep else self.datapath.detach)
             self.datapath = None

@@ -93,7 +93,15 @@ class Agent:
             monotonic_ns=self.clock.monotonic_ns,
             cgroup_root=root if isinstance(root, str) else None,
         )
-        self.kernel = KernelRoom(kernel, Path(directories.state), self.host, self.health, self.log)
+        self.kernel = KernelRoom(
+            kernel,
+            Path(directories.state),
+            self.host,
+            self.health,
+            self.log,
+            subject_default=configuration.table("policy").text("subject_default"),
+            resolvers=configuration.table("policy").texts("resolvers"),
+        )
         self.bus = Bus(self._sensor_wanted, self._sensor_unwanted)
         self.history = EventHistory(self.bus, configuration.table("agent").integer("history_events"))
         self.samples = LatestSamples(self.bus)
@@ -134,7 +142,7 @@ class Agent:
             self._count(stack.enter_context(ExitStack()))
             group = await stack.enter_async_context(asyncio.TaskGroup())
             self._watch_network(stack)
-            for ticker in (self._tick(), self._harvest()):
+            for ticker in (self._tick(), self._harvest(), self.kernel.names.keep()):
                 stack.callback(group.create_task(ticker).cancel)
             self.link = self._link()
             await self.link.open(stack, group, self.counters)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
 from aegis.errors import AttachFailed, KernelError
@@ -19,7 +19,7 @@ from aegis.kernel.datapath_pins import drop_clsact, link_name, pinned_interfaces
 from aegis.kernel.datapath_plan import KeptSize, Mended, Missing, Plan, load_most
 from aegis.kernel.links import Link, attach_cgroup, attach_tracing, run_iter
 from aegis.kernel.maps import Map
-from aegis.kernel.object import BpfObject, Program
+from aegis.kernel.object import HITS, IMAGES, BpfObject, Program
 from aegis.kernel.pins import PinDirectory, close_all
 from aegis.kernel.sensors import RING
 from aegis.kernel.tc import ClsactFilter, Direction, Way
@@ -43,6 +43,7 @@ class Datapath:
         self._links: dict[str, Link] = {}  # by the name of the pin
         self._cgroup_root: Path | None = None
         self._ids: dict[str, int] = {}
+        self._grown: list[BpfObject] = []  # earlier loads, of which others hold programs
 
     @classmethod
     def install(
@@ -76,6 +77,8 @@ class Datapath:
             ]
             if constants is not None and RING in pinned:
                 constants = constants.for_ring(pinned[RING].max_entries)
+            if constants is not None and HITS in pinned:
+                constants = constants.for_images(pinned[HITS].max_entries)
             loaded, lost = load_most(plan, constants, sizes, pinned, btf)
             failed = undo.enter_context(contextlib.ExitStack())
             failed.callback(loaded.close)
@@ -132,6 +135,51 @@ class Datapath:
         assert self._pins is not None
         with self._pins.open_link(name) as link:
             return link.info().ifindex
+
+    def grow(
+        self,
+        constants: Constants,
+        map_sizes: Mapping[str, int],
+        seed: Callable[[BpfObject], None],
+        *,
+        btf: Path | None = None,
+    ) -> None:
+        """Load the programs again for policy images of another size, and swap them in, each in one step.
+
+        `seed` fills the new tables with the policy in force before any packet asks them, so that it goes on whichever of
+        the programs a packet meets. The other tables are shared. Raises KernelError, with all as it was where a program
+        was refused; one that could not be swapped in goes on with the policy it has.
+        """
+        kept = {
+            table.name: table
+            for table in self.object.maps()
+            if not table.name.startswith(".") and table.name not in (IMAGES, HITS)
+        }
+        if RING in kept:
+            constants = constants.for_ring(kept[RING].max_entries)
+        loaded, lost = load_most(self._plan, constants, map_sizes, kept, btf)
+        with contextlib.ExitStack() as undo:
+            undo.callback(loaded.close)
+            seed(loaded)
+            undo.pop_all()
+        before, self.object = self.object, loaded
+        self._grown.append(before)
+        self._ids.clear()
+        self.missing = (*self.missing, *lost)
+        for (ifindex, direction), hook in tuple(self._hooks.items()):
+            program = loaded.program(self._plan.packet[direction])
+            with self._noting(f"interface {ifindex}"):
+                if isinstance(hook, Link):
+                    hook.update(program)
+                else:
+                    tc.attach_clsact(program, ifindex, direction)
+        for name in self._loaded(self._plan.cgroup):
+            with self._noting(name):
+                if f"cgroup-{name}" in self._links:
+                    self._links[f"cgroup-{name}"].update(loaded.program(name))
+        if self._pins is not None:
+            for name in (IMAGES, HITS):
+                self._pins.put_map(loaded.map(name))
 
     def _loaded(self, names: tuple[str, ...]) -> tuple[str, ...]:
         present = {program.name for program in self.object.programs()}
@@ -373,7 +421,8 @@ class Datapath:
 
     def _end(self, *, remove: bool) -> None:
         with contextlib.ExitStack() as steps:  # each is taken whatever the others raise; the last one first
-            steps.callback(self.object.close)
+            for each in (self.object, *self._grown):
+                steps.callback(each.close)
             steps.callback(self._release)
             if not remove:
                 return

@@ -26,16 +26,37 @@ class Plan:
     tracing: tuple[str, ...] = ()
     snapshot: tuple[str, ...] = ()  # iterators, run once when all else is attached
     on_demand: tuple[str, ...] = ()  # run by the agent
+    optional: tuple[str, ...] = ()  # likewise, where they can be loaded
 
 
 CORE: Final = Plan(
     object="core",
     packet={Direction.EGRESS: "tc_egress_flow", Direction.INGRESS: "tc_ingress_flow"},
-    cgroup=("cgroup_sock_create_owner",),
-    tracing=("tp_sock_relabel",),
+    cgroup=(
+        "cgroup_sock_create_owner",
+        "cgroup_connect4_subject",
+        "cgroup_connect6_subject",
+        "cgroup_sendmsg4_subject",
+        "cgroup_sendmsg6_subject",
+    ),
+    tracing=(
+        "tp_sock_relabel",
+        "tp_subject_mkdir",
+        "tp_subject_release",
+        "tp_subject_exec",
+        "tp_subject_fork",
+        "tp_subject_exit",
+    ),
     snapshot=("iter_task_file_owner",),
-    on_demand=("syscall_flow_sweep",),
+    on_demand=("syscall_flow_sweep", "syscall_names"),
+    optional=("tc_names", "syscall_subject_root", "syscall_subject_fill", "iter_task_subject"),
 )
+
+
+# Without one of these nobody can be told apart.
+SUBJECT_PROGRAMS: Final = frozenset(
+    name for name in (*CORE.cgroup, *CORE.tracing, *CORE.optional) if "subject" in name
+) | {"cgroup_sock_create_owner"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,7 +97,7 @@ def load_most(
 ) -> tuple[BpfObject, tuple[Missing, ...]]:
     """The plan's object, loaded with as much of the plan as this kernel takes. Raises what the packet programs raise."""
     needed = {*plan.packet.values(), *plan.on_demand}
-    extra = [*plan.cgroup, *plan.tracing, *plan.snapshot]
+    extra = [*plan.cgroup, *plan.optional, *plan.tracing, *plan.snapshot]
     missing: list[Missing] = []
     while True:
         loaded = BpfObject.open(

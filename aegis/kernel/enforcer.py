@@ -12,6 +12,7 @@ import hashlib
 from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -21,10 +22,13 @@ from aegis.errors import (
     PolicyError,
     PolicyExists,
     PolicyNotFound,
+    PolicyStale,
+    PolicyUnenforceable,
     StorageError,
 )
 from aegis.kernel.policy_explain import explain
 from aegis.kernel.policy_image import CompiledImage, compile_policies
+from aegis.kernel.policy_sides import SidePlan, Sides
 from aegis.kernel.policy_slots import Hits, PolicySlots
 from aegis.kernel.policy_store import PolicyStore
 from aegis.model.policy import (
@@ -45,6 +49,9 @@ from aegis.model.policy_document import parse_document
 GENERATIONS_KEPT = 64  # whose rule numbers can still be named: records and flows may be older than the policy
 _NO_HITS = Hits(packets=0, bytes=0)
 
+Seed = Callable[[Any], None]  # given anything with `map(name)`
+Clocks = Callable[[], tuple[int, int]]  # Unix time and time since boot, milliseconds
+
 
 class Enforcer:
     """What `aegis.runtime.module.Enforcer` promises. All calls on one thread."""
@@ -56,11 +63,20 @@ class Enforcer:
         *,
         reason: str = "",
         hooked: Callable[[], bool] = lambda: True,
+        sides: Sides | None = None,
+        clocks: Clocks | None = None,
+        grow: Callable[[int, Seed], PolicySlots] | None = None,
     ) -> None:
         """Takes over `slots`; None, with the `reason`, where there are no kernel tables.
 
-        `hooked`: whether any interface carries the programs. Call `start` before anything else.
+        `hooked`: whether any interface carries the programs. `sides`: what the kernel is able to beside addresses and
+        services. Without `clocks` no policy may expire. `grow` loads the programs again for images of so many bytes, after
+        it gave their tables to its second argument, and returns the slots from then on; without it images do not grow. Call `start` before anything else.
         """
+        self._sides = sides or Sides()
+        self._clocks = clocks
+        self._grow = grow
+        self._epoch_ms = 0  # Unix time at which the boot clock was 0: never less than it was in this boot
         self._slots = slots
         self._store = PolicyStore(state_dir)
         self._hooked = hooked
@@ -87,7 +103,11 @@ class Enforcer:
             if stored is None:
                 return self.state()
             policies = stored.decode()
-            image = compile_policies(policies)
+            if in_force:
+                self._epoch_ms = stored.boot_epoch_ms
+            else:
+                self._see_time(stored.wall_ms)
+            image = self._compiled(policies)[0]
             if in_force and stored.image_digest == image.digest and self._slots.holds(image):
                 self._adopt(policies, image)
                 if not self._store.committed(self._generation):
@@ -95,16 +115,17 @@ class Enforcer:
             else:
                 # A boot; a compiler that numbers rules otherwise than the one that made the kernel's image; or a state
                 # word whose image is gone (its pin removed), by which the kernel denies every packet.
-                self._switch(policies, image)
+                self._switch(policies)
         except (StorageError, PolicyError, KernelError) as error:
             self._stale = str(error)
         return self.state()
 
     def check(self, document: bytes, name: str = "<document>") -> PolicyReport:
-        """Whether the document could be applied now. Raises PolicyInvalid, PolicyExists or PolicyUnenforceable."""
+        """Whether the document could be applied now. Raises PolicyInvalid, PolicyExists, PolicyStale or PolicyUnenforceable."""
         policy = parse_document(document)
         self._leave_to_its_owner(policy)
-        image = compile_policies(self._policies.with_policy(policy))
+        self._refuse_stale(policy)
+        image, _ = self._compiled(self._policies.with_policy(policy))
         return PolicyReport(
             name=policy.name,
             version=policy.version,
@@ -118,13 +139,48 @@ class Enforcer:
         """Put the policy into the set, in place of the one of its name, and switch the kernel.
 
         `origin` is who orders it: a policy of another origin is not replaced, that is PolicyExists.
-        Raises PolicyInvalid, PolicyUnenforceable, StorageError, or KernelError; the policy that was stays then. A set
+        Raises PolicyInvalid, PolicyUnenforceable, PolicyStale, StorageError, or KernelError; the policy that was stays then. A set
         that is in force and could not be committed is no error: `state` says that it is not durable.
         """
         policy = msgspec.structs.replace(parse_document(document), origin=origin)
         self._leave_to_its_owner(policy)
-        self._change(self._policies.with_policy(policy))
+        self._refuse_stale(policy)
+        self._switch(self._policies.with_policy(policy))
         return self._applied(policy, {})
+
+    def _refuse_stale(self, policy: Policy) -> None:
+        for held in self._policies:
+            if held.name == policy.name and policy.version < held.version:
+                raise PolicyStale(
+                    "metadata.version",
+                    f"version {policy.version} is older than {held.version}, which is in force",
+                )
+        if policy.expires_ms is None:
+            return
+        if self._clocks is None:
+            raise PolicyUnenforceable("spec.expiresAt", "nothing here knows the time")
+        if policy.expires_ms <= self._see_time():
+            raise PolicyStale("spec.expiresAt", "the policy has expired")
+
+    def _see_time(self, least_ms: int = 0) -> int:
+        """The Unix time, which is `least_ms` at least and in this boot never less than it was before."""
+        if self._clocks is None:
+            return least_ms
+        wall_ms, boot_ms = self._clocks()
+        self._epoch_ms = max(self._epoch_ms, max(wall_ms, least_ms) - boot_ms)
+        return self._epoch_ms + boot_ms
+
+    def _compiled(self, policies: PolicySet) -> tuple[CompiledImage, SidePlan]:
+        """The set's image, by the time as it is known, and what it needs beside it. Raises PolicyUnenforceable."""
+        compile_policies(policies, features=self._sides.features)  # before anything is planned for it
+        plan = self._sides.plan(policies)
+        image = compile_policies(
+            policies,
+            name_classes=plan.name_classes,
+            boot_epoch_ms=self._epoch_ms,
+            features=self._sides.features,
+        )
+        return image, plan
 
     def _leave_to_its_owner(self, policy: Policy) -> None:
         for held in self._policies:
@@ -146,13 +202,13 @@ class Enforcer:
             raise PolicyNotFound(
                 name, f"no policy of this name is of origin {origin}, but one of {gone.origin}"
             )
-        slot = None if self._slots is None else self._slots.position().slot
+        generation = self._generation
         hits = self.hits()
-        self._change(self._policies.without(name))
+        self._switch(self._policies.without(name))
         with contextlib.suppress(
             KernelError
         ):  # it is removed: then what it had hit just before is the answer
-            hits = self._hits_of(image, slot)  # the last ones: no packet is judged by it any more
+            hits = self._hits_of(image, generation)  # the last ones: no packet is judged by it any more
         return self._applied(gone, hits)
 
     def list(self) -> tuple[AppliedPolicy, ...]:
@@ -164,11 +220,11 @@ class Enforcer:
         """Packets and bytes by (policy, rule) that were denied, or would have been, in this generation."""
         return {} if self._stale else self._hits_of(self._image)
 
-    def _hits_of(self, image: CompiledImage, slot: int | None = None) -> dict[tuple[str, str], Hits]:
+    def _hits_of(self, image: CompiledImage, generation: int | None = None) -> dict[tuple[str, str], Hits]:
         if self._slots is None:
             return {}
         ranks = tuple(rank for rank, each in enumerate(image.rules) if each.rule.deny)
-        found = self._slots.hits(ranks, slot)
+        found = self._slots.hits(ranks, generation)
         return {(image.rules[rank].policy.name, image.rules[rank].rule.path): found[rank] for rank in ranks}
 
     def explain(self, probe: Probe) -> Explanation:
@@ -179,7 +235,8 @@ class Enforcer:
                 hint="apply the policies again",
             )
         notes = (f"nothing is enforced: {self._unavailable}",) if self._unavailable else ()
-        return explain(self._image, self._generation, probe.packet, notes)
+        packet = msgspec.structs.replace(probe.packet, now_ms=self._see_time())
+        return explain(self._image, self._generation, packet, notes, boot_epoch_ms=self._epoch_ms)
 
     def rule(self, generation: int, rule: int) -> RuleName | None:
         """The rule that a record or a flow of that generation names by `rule` (rank + 1); None when unknown."""
@@ -230,23 +287,35 @@ class Enforcer:
             self._slots = None
             self._unavailable = "the enforcer is closed"
 
-    def _change(self, policies: PolicySet) -> None:
-        self._switch(policies, compile_policies(policies))
-
-    def _switch(self, policies: PolicySet, image: CompiledImage) -> None:
+    def _switch(self, policies: PolicySet) -> None:
         """To disk, to the kernel, to memory: in this order, so that what is in force can always be named."""
         if self._slots is None:
             raise FeatureUnsupported(
                 "enforce", "policy", detail=self._unavailable, hint="aegis doctor says what is missing"
             )
+        wall_ms = self._see_time()
+        image, plan = self._compiled(policies)
         in_force = self._slots.position().generation
         generation = max(self._generation, in_force, self._store.last_generation()) + 1
-        self._store.prepare(generation, image.digest, policies, in_force=in_force)
+        slots = self._with_room(image)
+        self._store.prepare(
+            generation,
+            image.digest,
+            policies,
+            in_force=in_force,
+            boot_epoch_ms=self._epoch_ms,
+            wall_ms=wall_ms,
+        )
         try:
-            position = self._slots.switch(image, generation)
+            position = slots.switch(
+                image,
+                generation,
+                put=lambda slot: self._sides.put(slot, generation, plan),
+                forget=self._sides.forget,
+            )
         except BaseException:
             # What came after the store (an interrupt) does not undo it, and the file names what is in force.
-            if self._slots.position().generation != generation:
+            if slots.position().generation != generation:
                 self._store.discard()
             raise
         self._generation = position.generation
@@ -254,10 +323,33 @@ class Enforcer:
         self._adopt(policies, image)
         self._commit()
 
+    def _with_room(self, image: CompiledImage) -> PolicySlots:
+        """The slots, after the programs were loaded for larger images where this one needs them."""
+        slots = self._slots
+        assert slots is not None
+        if image.room <= slots.room:
+            return slots
+        # What is in force goes on with the new programs too, so it must be known.
+        in_force = slots.position().generation
+        if self._grow is None or (in_force and in_force not in self._names):
+            raise PolicyUnenforceable(
+                "spec",
+                f"the compiled policies need {image.room} bytes, the programs have room for {slots.room}",
+            )
+        self._slots = self._grow(image.room, lambda tables: slots.seed(tables, self._image))
+        slots.close()
+        return self._slots
+
     def _commit(self) -> None:
         """Make the set in force the one that a boot loads. What fails is tried again by `state`."""
         try:
-            self._store.keep(self._generation, self._image.digest, self._policies)
+            self._store.keep(
+                self._generation,
+                self._image.digest,
+                self._policies,
+                boot_epoch_ms=self._epoch_ms,
+                wall_ms=self._see_time(),
+            )
         except StorageError as error:
             self._uncommitted = str(error)
         else:

@@ -32,6 +32,7 @@ MANIFEST = "objects.json"
 NOT_PART_OF_SHAPE = 0x80  # BPF_F_RDONLY_PROG: libbpf sets it by itself on constants
 REFUSED_PROGRAM = re.compile(r"prog '([^']+)': BPF program load failed")
 LOG_LINES = 40
+IMAGES, HITS = "aegis_images", "aegis_rule_hits"
 
 
 @cache
@@ -214,6 +215,7 @@ class BpfObject:
             packed = constants.pack()
             pointer = self._map_pointer(SECTION)
             checked(lib.bpf_map__set_initial_value(pointer, packed, len(packed)), "set", SECTION, AbiMismatch)
+            self._size_images(constants)
         for name, entries in map_sizes.items():
             checked(lib.bpf_map__set_max_entries(self._map_pointer(name), entries), "size", name)
         if autoload is not None:
@@ -227,6 +229,16 @@ class BpfObject:
             pointer, shared = self._declared[name], reuse[name]
             expect_same_shape(name, declared_shape(pointer), shared.shape)
             checked(lib.bpf_map__reuse_fd(pointer, shared.fd), "reuse", name)
+
+    def _size_images(self, constants: Constants) -> None:
+        """Give the policy's tables, where the object has them, the size that its programs are told."""
+        _, lib = open_library()
+        if IMAGES in self._declared:
+            inner = lib.bpf_map__inner_map(self._declared[IMAGES])
+            checked(lib.bpf_map__set_value_size(inner, constants.image_bytes), "size", IMAGES)
+        if HITS in self._declared:
+            entries = 2 * constants.rules
+            checked(lib.bpf_map__set_max_entries(self._declared[HITS], entries), "size", HITS)
 
     def load(self) -> None:
         """Make the maps and put the programs through the verifier. Raises LoadRejected with the end of its log."""

@@ -1,9 +1,9 @@
 """Pins: what keeps tables and hooks in the kernel when the agent is gone. One directory per version of the ABI.
 
-PIN_DIR/v1/maps/NAME             a table of the core object
-PIN_DIR/v1/links/NAME            a tcx or cgroup link
-PIN_DIR/v1/clsact/IFINDEX/       an interface with our clsact filters (they need no pin to stay)
-PIN_DIR/v1/clsact/IFINDEX/made   its clsact qdisc was made by us
+PIN_DIR/vN/maps/NAME             a table of the core object
+PIN_DIR/vN/links/NAME            a tcx or cgroup link
+PIN_DIR/vN/clsact/IFINDEX/       an interface with our clsact filters (they need no pin to stay)
+PIN_DIR/vN/clsact/IFINDEX/made   its clsact qdisc was made by us
 """
 
 from __future__ import annotations
@@ -121,7 +121,7 @@ class PinDirectory:
 
     @_translated
     def map_names(self) -> frozenset[str]:
-        return frozenset(_names(self._maps))
+        return frozenset(name for name in _names(self._maps) if not name.startswith(FRESH))
 
     @_translated
     def link_names(self) -> frozenset[str]:
@@ -133,8 +133,13 @@ class PinDirectory:
     def open_link(self, name: str) -> Link:
         return Link.from_pin(self._links / name)
 
+    @_translated
     def put_map(self, table: Map) -> None:
-        table.pin(self._maps / table.name)
+        """Pin a table by its name, in place of the one that has it."""
+        fresh = self._maps / f"{FRESH}{table.name}"
+        fresh.unlink(missing_ok=True)
+        table.pin(fresh)
+        fresh.rename(self._maps / table.name)
 
     @_translated
     def put_link(self, link: Link, name: str) -> None:

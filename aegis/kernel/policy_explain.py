@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
-from aegis.kernel.policy_image import NONE, CompiledImage
-from aegis.kernel.policy_walk import ImageReader, Step
+from aegis.kernel.policy_image import NONE, CompiledImage, names_of
+from aegis.kernel.policy_walk import ImageReader, Step, Walk
 from aegis.model.policy import Explanation, Packet, RankedRule
 
 
 def explain(
-    image: CompiledImage, generation: int, packet: Packet, notes: tuple[str, ...] = ()
+    image: CompiledImage,
+    generation: int,
+    packet: Packet,
+    notes: tuple[str, ...] = (),
+    *,
+    boot_epoch_ms: int = 0,
 ) -> Explanation:
     """The verdict on `packet`, the rule that decides, and the way there. `notes` are steps that come first."""
-    walk = ImageReader(image.data).walk(packet)
+    names = names_of(image, packet.names)
+    walk = ImageReader(image.data).walk(packet, names=names, boot_epoch_ms=boot_epoch_ms)
     judgement = walk.judgement
     decider = None if judgement.decider is None else image.rules[judgement.decider]
     path = [*notes, packet.text]
     if not image.rules:
         path.append("no policy is applied")
     else:
-        path.append(f"the peer lies in {walk.first} - {walk.last}")
-        path += [_step(step, image) for step in walk.steps] or ["no rule names this address"]
+        path += _asked(walk, image)
     if image.rules and judgement.any is None:
         path.append("no rule matches: allowed")
     else:
@@ -34,6 +39,18 @@ def explain(
     )
 
 
+def _asked(walk: Walk, image: CompiledImage) -> list[str]:
+    """Every part that was asked, and what its classes said."""
+    told = []
+    for bit, deadline, first, last in walk.parts:
+        whose = f"rules for {image.subjects[bit - 1].text}: " if bit else ""
+        whose += "those that expire: " if deadline else ""
+        told.append(f"{whose}the peer lies in {first} - {last}")
+        steps = [each for each in walk.steps if (each.subject, each.deadline) == (bit, deadline)]
+        told += [_step(each, image) for each in steps if not each.named] or ["no rule names this address"]
+    return told + [_step(each, image) for each in walk.steps if each.named]
+
+
 def _step(step: Step, image: CompiledImage) -> str:
     """One class of the walk in words."""
     found = (
@@ -43,6 +60,8 @@ def _step(step: Step, image: CompiledImage) -> str:
     )
     if step.enforced not in (step.any, NONE):
         found += f", first enforced match {_name(image.rules[step.enforced >> 1])}"
+    if step.named:
+        return f"rules about a name of the peer: {found}"
     if step.ends:
         end = (
             "; no wider prefix has rules"
@@ -62,10 +81,13 @@ def _outcome(image: CompiledImage, enforced: int | None, best: int | None) -> li
     first = image.rules[best]
     if enforced is None or enforced != best:
         effect = "would deny" if first.rule.deny else "would allow"
-        steps.append(f"{_name(first)} is first of all: {effect}, but its policy only observes")
+        place = "is what is left" if first.default else "is first of all"
+        steps.append(f"{_name(first)} {place}: {effect}, but its policy only observes")
         if enforced is None:
             return [*steps, "no enforced rule matches: the packet passes"]
     last = image.rules[enforced]
+    if last.default:
+        return [*steps, f"no rule matches: {_name(last)} denies"]
     verb = "denies" if last.rule.deny else "allows"
     return [*steps, f"{_name(last)} is first of the enforced: {verb}"]
 

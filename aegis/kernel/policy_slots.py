@@ -5,14 +5,17 @@ from __future__ import annotations
 import contextlib
 import errno
 import hashlib
+import struct
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Self
 
 from aegis._native import _system
-from aegis.errors import KernelError, MapAccessFailed
+from aegis.errors import KernelError, MapAccessFailed, MapFull
 from aegis.kernel import abi
+from aegis.kernel.constants import image_bytes_beside
 from aegis.kernel.library import checked, messages, open_library
-from aegis.kernel.maps import Map, possible_cpus
+from aegis.kernel.maps import Map
 from aegis.kernel.policy_image import CompiledImage
 
 GENERATION_SHIFT = 8  # of the state word; bit 7 is reserved, the slot below it
@@ -36,12 +39,18 @@ class Hits:
     bytes: int
 
 
+def _nothing(_slot: int) -> None:
+    """What an image needs beside it: nothing."""
+
+
 class PolicySlots:
     """Owns its descriptors of the three tables. One writer at a time: the agent."""
 
     def __init__(self, *, images: Map, control: Map, hits: Map) -> None:
         """Takes over the maps `aegis_images`, `aegis_control` and `aegis_rule_hits`."""
         self._images, self._control, self._hits = images, control, hits
+        self._capacity = hits.max_entries // 2  # ranks it has room for
+        self._size = image_bytes_beside(hits.max_entries)
         self._memory = control.mmap(writable=True)
         self._word: Any = _system.ffi.from_buffer(self._memory)
 
@@ -56,6 +65,11 @@ class PolicySlots:
             slots = cls(**found)
             undo.pop_all()
         return slots
+
+    @property
+    def room(self) -> int:
+        """The size of images that the programs were loaded with. What needs more is refused by `switch`."""
+        return self._size
 
     def position(self) -> Position:
         """Read the state word."""
@@ -79,31 +93,62 @@ class PolicySlots:
         with contextlib.closing(inner):
             return _digest(inner, len(image.data)) == image.digest
 
-    def switch(self, image: CompiledImage, generation: int) -> Position:
+    def switch(
+        self,
+        image: CompiledImage,
+        generation: int,
+        *,
+        put: Callable[[int], None] = _nothing,
+        forget: Callable[[int], None] = _nothing,
+    ) -> Position:
         """Make `image` the policy. Until the store at the end nothing changes, so any error leaves the old one.
 
+        `put` fills what else a slot needs before it is used, `forget` empties it when no packet uses it any more.
         Returns the new position. The slot left behind is freed once no packet can be using it.
         """
         old = self.position()
         slot = (old.slot + 1) % abi.POLICY_SLOTS if old.generation else 0
-        with contextlib.closing(self._filled(image)) as inner:
-            self._clear_hits(slot, len(image.rules))
-            self._images.update(_key(slot), inner.fd.to_bytes(4, "little"))
+        if image.room > self._size:
+            raise MapFull(
+                "fill", "policy image", errno.ENOSPC, detail=f"needs {image.room} bytes, has {self._size}"
+            )
+        put(slot)
+        self.fill(slot, image)
         _system.lib.aegis_store64(self._word, generation << GENERATION_SHIFT | slot)
         if old.generation:
-            self._free(old.slot)
+            self._free(old.slot, forget)
         return Position(generation=generation, slot=slot)
 
-    def hits(self, rules: tuple[int, ...], slot: int | None = None) -> dict[int, Hits]:
+    def seed(self, tables: Any, image: CompiledImage) -> None:
+        """Put the image in force into the same slot of other tables, for programs that share the state word.
+
+        Raises KernelError.
+        """
+        position = self.position()
+        if not position.generation:
+            return
+        with contextlib.closing(type(self).of(tables)) as others:
+            others.fill(position.slot, image)
+
+    def fill(self, slot: int, image: CompiledImage) -> None:
+        """Put an image into a slot that no packet uses. Raises KernelError."""
+        with contextlib.closing(self._filled(image)) as inner:
+            self._images.update(_key(slot), inner.fd.to_bytes(4, "little"))
+
+    def hits(self, rules: tuple[int, ...], generation: int | None = None) -> dict[int, Hits]:
         """What the rules with these ranks have hit since their generation began; all CPUs together.
 
-        `slot`: of a policy that was left by the last switch; its counts stay until the next one.
+        `generation`: of a policy that was left by the last switch; its counts stay until the next one.
         """
-        base = (self.position().slot if slot is None else slot) * abi.MAX_RULES
+        wanted = self.position().generation if generation is None else generation
+        base = (wanted & 1) * self._capacity
         found = {}
         for rank in rules:
-            packets, size = self._hits.sum_u64(_key(base + rank))
-            found[rank] = Hits(packets=packets, bytes=size)
+            values = [
+                struct.unpack("=3Q", each) for each in self._hits.lookup_percpu(_key(base + rank)) or ()
+            ]
+            own = [(packets, size) for number, packets, size in values if number == wanted]
+            found[rank] = Hits(packets=sum(each[0] for each in own), bytes=sum(each[1] for each in own))
         return found
 
     def close(self) -> None:
@@ -120,14 +165,14 @@ class PolicySlots:
             "ARRAY",
             "aegis_image",
             key_size=4,
-            value_size=abi.IMAGE_BYTES,
+            value_size=self._size,
             max_entries=1,
             flags=lib.BPF_F_MMAPABLE,
         )
         try:
             with contextlib.closing(inner.mmap(writable=True)) as memory:
                 memory[: len(image.data)] = image.data
-            # By a system call, not through the mapping: what the kernel will read.
+            # By a mapping of its own, of the very pages that the kernel will read.
             if _digest(inner, len(image.data)) != image.digest:
                 raise MapAccessFailed("verify", "policy image", errno.EIO, detail="digest differs")
         except BaseException:
@@ -135,18 +180,7 @@ class PolicySlots:
             raise
         return inner
 
-    def _clear_hits(self, slot: int, rules: int) -> None:
-        """No packet counts in a slot that is not the policy, so this loses nothing."""
-        ffi, lib = open_library()
-        zeros = bytes((self._hits.value_size + 7) // 8 * 8 * possible_cpus())
-        for rank in range(rules):
-            key = _key(slot * abi.MAX_RULES + rank)
-            result = lib.bpf_map_update_elem(
-                self._hits.fd, ffi.from_buffer(key), ffi.from_buffer(zeros), lib.BPF_ANY
-            )
-            checked(result, "clear", self._hits.name, MapAccessFailed)
-
-    def _free(self, slot: int) -> None:
+    def _free(self, slot: int, forget: Callable[[int], None]) -> None:
         """Give an image back after every packet that read the old state word is through (an RCU grace period).
 
         Where that cannot be waited for, it stays until its slot is filled again.
@@ -155,6 +189,7 @@ class PolicySlots:
         if lib.aegis_membarrier(lib.MEMBARRIER_CMD_GLOBAL, 0) == 0:
             with contextlib.suppress(KernelError):
                 self._images.delete(_key(slot))
+                forget(slot)
 
 
 def generation_in(tables: Any) -> int:
@@ -168,8 +203,8 @@ _TABLES = {"images": "aegis_images", "control": "aegis_control", "hits": "aegis_
 
 def _digest(inner: Map, size: int) -> str:
     """SHA-256 of the first `size` bytes of an image in the kernel, in hex."""
-    stored = inner.lookup(_ZERO_KEY) or b""
-    return hashlib.sha256(memoryview(stored)[:size]).hexdigest()
+    with contextlib.closing(inner.mmap(writable=False)) as memory, memoryview(memory) as view:
+        return hashlib.sha256(view[:size]).hexdigest()
 
 
 def _key(index: int) -> bytes:

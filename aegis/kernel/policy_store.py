@@ -29,10 +29,16 @@ class StoredPolicy(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class StoredSet(msgspec.Struct, frozen=True, kw_only=True):
-    """`image_digest` is the SHA-256 of what was compiled from the documents."""
+    """`image_digest` is the SHA-256 of what was compiled from the documents.
+
+    `boot_epoch_ms` is the Unix time at which the boot clock was 0, as rules that expire were compiled with, and `wall_ms`
+    the time of the switch: a clock that was set back revives no rule.
+    """
 
     generation: int
     image_digest: str
+    boot_epoch_ms: int = 0
+    wall_ms: int = 0
     policies: tuple[StoredPolicy, ...]
 
     def decode(self) -> PolicySet:
@@ -60,7 +66,16 @@ class PolicyStore:
     def __init__(self, state_dir: Path) -> None:
         self.directory = state_dir / "policy"
 
-    def prepare(self, generation: int, image_digest: str, policies: PolicySet, *, in_force: int = 0) -> None:
+    def prepare(
+        self,
+        generation: int,
+        image_digest: str,
+        policies: PolicySet,
+        *,
+        in_force: int = 0,
+        boot_epoch_ms: int = 0,
+        wall_ms: int = 0,
+    ) -> None:
         """Write what is about to be switched to, durably. Raises StorageError, and what is in force stays on disk then.
 
         `in_force` is the kernel's generation: a prepared set of it is no left-over but the only record of what is
@@ -71,6 +86,8 @@ class PolicyStore:
         stored = StoredSet(
             generation=generation,
             image_digest=image_digest,
+            boot_epoch_ms=boot_epoch_ms,
+            wall_ms=wall_ms,
             policies=tuple(
                 StoredPolicy(origin=each.origin, document=each.document.decode()) for each in policies
             ),
@@ -97,10 +114,18 @@ class PolicyStore:
         except OSError as error:
             raise StorageError(f"{self.directory / COMMITTED}: {os.strerror(error.errno or 0)}") from error
 
-    def keep(self, generation: int, image_digest: str, policies: PolicySet) -> None:
+    def keep(
+        self,
+        generation: int,
+        image_digest: str,
+        policies: PolicySet,
+        *,
+        boot_epoch_ms: int = 0,
+        wall_ms: int = 0,
+    ) -> None:
         """Make the set in force the committed one, writing it again where it is not prepared. Raises StorageError."""
         if self._generation_of(NEXT) != generation:
-            self.prepare(generation, image_digest, policies)
+            self.prepare(generation, image_digest, policies, boot_epoch_ms=boot_epoch_ms, wall_ms=wall_ms)
         self.commit()
 
     def committed(self, generation: int) -> bool:

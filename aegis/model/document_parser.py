@@ -1,4 +1,7 @@
-"""From the events of libyaml to the tree of `aegis.model.document`: without recursion, refusing while it reads."""
+"""From text to the tree of `aegis.model.document`: JSON natively, YAML from the events of libyaml, without recursion.
+
+Both refuse while they read. JSON may be large; what libyaml takes a second for is bounded by that.
+"""
 
 from __future__ import annotations
 
@@ -7,17 +10,23 @@ from collections.abc import Iterator
 
 import yaml
 
-from aegis.errors import PolicyInvalid
+from aegis._native.policy_json import Reader, Refused, elements
+from aegis.errors import PolicyInvalid, PolicyUnenforceable
 from aegis.model.document import Items, Mapping, Member, Node, Scalar, child, short
+from aegis.model.policy import MAX_RULES
 
-MAX_BYTES = 1 << 20
+MAX_BYTES = 32 << 20
+MAX_YAML_BYTES = 1 << 20
 MAX_NODES = 200_000
+MAX_JSON_NODES = 2_500_000
+RULE_DEPTH = 3  # lists and mappings around a rule: the document, spec, a section
 MAX_DEPTH = 24
 
 _INTEGER = re.compile(r"-?(?:0|[1-9][0-9]{0,39})")
 _FLOAT = re.compile(
     r"[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN)"
 )
+_SPACE = b" \t\r\n"
 _NULLS = frozenset({"", "~", "null", "Null", "NULL"})
 _TRUE = frozenset({"true", "True", "TRUE"})
 _FALSE = frozenset({"false", "False", "FALSE"})
@@ -27,6 +36,13 @@ def parse(data: bytes) -> Node:
     """The document's tree. Raises PolicyInvalid with the path and line of the first thing that cannot be read."""
     if len(data) > MAX_BYTES:
         raise PolicyInvalid("document", f"has {len(data)} bytes, more than {MAX_BYTES}")
+    if data.lstrip(_SPACE)[:1] == b"{":
+        root = _json(data)
+        if root is not None:
+            return root
+    if len(data) > MAX_YAML_BYTES:
+        reason = f"has {len(data)} bytes of YAML, more than {MAX_YAML_BYTES}: write it as JSON"
+        raise PolicyInvalid("document", reason)
     try:
         text = data.decode("utf-8")
     except UnicodeDecodeError as error:
@@ -42,6 +58,27 @@ def parse(data: bytes) -> Node:
         ) from error
     except yaml.YAMLError as error:
         raise PolicyInvalid("document", f"is neither YAML nor JSON: {error}") from error
+
+
+def _json(data: bytes) -> Node | None:
+    """The tree of a JSON document; None where it is none and may be YAML."""
+    rules, line = elements(data, RULE_DEPTH)
+    if rules > MAX_RULES:
+        reason = f"a policy has at most {MAX_RULES} rules, this one has {rules}"
+        raise PolicyUnenforceable("spec", reason, line=line)
+    try:
+        reader = Reader(data, (Scalar, Items, Member, Mapping), MAX_DEPTH, MAX_JSON_NODES)
+        found: Node = reader.document()
+    except UnicodeDecodeError:
+        return None  # said by whoever reads on
+    except Refused as error:
+        if len(data) <= MAX_YAML_BYTES:
+            return None
+        path = ""
+        for each in error.path:
+            path = f"{path}[{each}]" if isinstance(each, int) else child(path, each)
+        raise PolicyInvalid(path or "document", error.reason, line=error.line) from error
+    return found
 
 
 class _Open:

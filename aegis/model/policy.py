@@ -1,15 +1,18 @@
 """Policies: what a document says, what is asked of a set of them, and what is known about an applied one.
 
-A rule matches a packet by the initiator's direction, the peer's address (remote for egress and ingress alike) and the
-service: protocol and destination port, or ICMP type. Rules are ordered by (priority, deny before allow, local before gateway, policy
-name, place in the document); the first that matches decides, and no match allows. Policies in mode `observe` never
-change what passes: they only say what would have happened.
+A rule matches a packet by the initiator's direction, the peer's address (remote for egress and ingress alike) or a name
+it is known by, and the service: protocol and destination port, or ICMP type; and only packets of the policy's subject,
+until the policy expires. Rules are ordered by (priority, deny before allow, local before gateway, policy name, place in the
+document); the first that matches decides. Where none matches, the first policy (in the same order) that denies by default
+for the packet's direction and subject does, and without one the packet is allowed. Policies in mode `observe`
+never change what passes: they only say what would have happened.
 """
 
 from __future__ import annotations
 
 import enum
 import ipaddress
+import itertools
 from collections.abc import Iterator
 from typing import Literal
 
@@ -18,11 +21,15 @@ import msgspec
 from aegis.errors import PolicyNotFound
 from aegis.model.flow import Verdict
 from aegis.model.net import MAPPED, Direction, address_text, protocol_name
+from aegis.model.policy_selectors import NameSelector, Subject
 
 LOCAL = "local"  # the origin of what is applied on the host; the other one is `gateway`
 DEFAULT_PRIORITY = 1000
 MAX_PRIORITY = 1_000_000
-MAX_RULES = 1000
+MAX_RULES = 131_072  # of the policies of a host together
+MAX_SUBJECTS = 63  # different ones, beside everybody
+MAX_EXPIRIES = 64  # different instants
+EVERYBODY = 1  # the bit of a subject mask that every packet has
 
 TCP, UDP, SCTP, ICMP, ICMPV6 = 6, 17, 132, 1, 58
 ANY_WITH_PORTS = (TCP, UDP, SCTP)  # what protocol ANY means beside a port
@@ -85,7 +92,7 @@ class IcmpType(msgspec.Struct, frozen=True, kw_only=True):
 class Rule(msgspec.Struct, frozen=True, kw_only=True):
     """One entry of egress, ingress, egressDeny or ingressDeny. `path` is its name: `egressDeny[0]`.
 
-    No blocks: every peer of both families. Neither ports nor icmps: every service. Never both.
+    Neither blocks nor names: every peer of both families; never both. Neither ports nor icmps: every service; never both.
     """
 
     path: str
@@ -93,12 +100,17 @@ class Rule(msgspec.Struct, frozen=True, kw_only=True):
     direction: Direction
     deny: bool
     blocks: tuple[AddressBlock, ...] = ()
+    names: tuple[NameSelector, ...] = ()
     ports: tuple[Ports, ...] = ()
     icmps: tuple[IcmpType, ...] = ()
 
 
 class Policy(msgspec.Struct, frozen=True, kw_only=True):
-    """One HostNetworkPolicy. `document` is what it was read from."""
+    """One HostNetworkPolicy. `document` is what it was read from.
+
+    `subject` None is everybody. `default_deny`: the directions in which what no rule of any policy matches is denied to the
+    subject; egress before ingress. `expires_ms`: from this instant on (Unix time) the policy says nothing; None: never.
+    """
 
     name: str
     version: int
@@ -107,6 +119,18 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
     rules: tuple[Rule, ...]
     origin: str = LOCAL
     document: bytes = b""
+    subject: Subject | None = None
+    subject_line: int = 0
+    default_deny: tuple[Direction, ...] = ()
+    default_line: int = 0
+    expires_ms: int | None = None
+
+    def default_rules(self) -> tuple[Rule, ...]:
+        """Its defaults as rules: they match what their direction has, and stand behind all rules of all policies."""
+        return tuple(
+            Rule(path=f"default.{each.value}", line=self.default_line, direction=each, deny=True)
+            for each in self.default_deny
+        )
 
 
 class RankedRule(msgspec.Struct, frozen=True, kw_only=True):
@@ -114,6 +138,7 @@ class RankedRule(msgspec.Struct, frozen=True, kw_only=True):
 
     policy: Policy
     rule: Rule
+    default: bool = False
 
     @property
     def enforced(self) -> bool:
@@ -146,20 +171,42 @@ class PolicySet(msgspec.Struct, frozen=True, kw_only=True):
         return PolicySet(policies=tuple(each for each in self.policies if each is not gone))
 
     def ranked(self) -> tuple[RankedRule, ...]:
-        """Every rule, the one that decides first at the front."""
-        keyed = [
-            ((policy.priority, not rule.deny, policy.origin != LOCAL, policy.name, place), policy, rule)
-            for policy in self.policies
-            for place, rule in enumerate(policy.rules)
+        """Every rule, the one that decides first at the front, and behind them the defaults of policies."""
+        ordered = sorted(self.policies, key=lambda each: (each.priority, each.origin != LOCAL, each.name))
+        ranked: list[RankedRule] = []
+        for _, group in itertools.groupby(ordered, key=lambda each: each.priority):
+            level = list(group)
+            for deny in (True, False):
+                ranked += [
+                    RankedRule(policy=policy, rule=rule)
+                    for policy in level
+                    for rule in policy.rules
+                    if rule.deny is deny
+                ]
+        ranked += [
+            RankedRule(policy=policy, rule=rule, default=True)
+            for policy in ordered
+            for rule in policy.default_rules()
         ]
-        keyed.sort(key=lambda each: each[0])
-        return tuple(RankedRule(policy=policy, rule=rule) for _, policy, rule in keyed)
+        return tuple(ranked)
+
+    def subjects(self) -> tuple[Subject, ...]:
+        """The different subjects: bit n + 1 of a subject mask is the one with index n, bit 0 is everybody."""
+        return tuple(sorted({each.subject for each in self.policies if each.subject is not None}))
+
+    def names(self) -> tuple[NameSelector, ...]:
+        """The different entries of toFQDNs; a selector's number is its index."""
+        return tuple(
+            sorted({name for policy in self.policies for rule in policy.rules for name in rule.names})
+        )
 
 
 class Packet(msgspec.Struct, frozen=True, kw_only=True):
     """What policy judges, in the initiator's direction. `peer` has 16 bytes, IPv4 mapped.
 
-    `port` is the destination port; of ICMP type << 8 | code; 0 where there is none, and in later fragments.
+    `port` is the destination port; of ICMP type << 8 | code; 0 where there is none, and in later fragments. `subjects` is
+    the mask of those it belongs to (bits: `PolicySet.subjects`), `names` are those its peer is known by, `now_ms`
+    is the time, as `expires_ms` has it.
     """
 
     direction: Direction
@@ -167,6 +214,9 @@ class Packet(msgspec.Struct, frozen=True, kw_only=True):
     protocol: int
     port: int = 0
     fragment: bool = False
+    subjects: int = EVERYBODY
+    names: tuple[str, ...] = ()
+    now_ms: int = 0
 
     @property
     def peer_number(self) -> tuple[int, int]:

@@ -49,12 +49,10 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def judge(policies: PolicySet, packet: Packet) -> Outcome:
-    """Judge one packet."""
+    """Judge one packet: by the first rule that matches, and where none does by the first default."""
+    about = [policy for policy in policies if _applies(policies, policy, packet)]
     first: Decider | None = None
-    for policy, rule in _in_order(policies):
-        if not matches(rule, packet):
-            continue
-        found = Decider(policy=policy.name, rule=rule.path, deny=rule.deny)
+    for policy, found in (*_matching(about, packet), *_defaults(about, packet)):
         if first is None:
             first = found
         if policy.mode is Mode.ENFORCE:
@@ -62,11 +60,36 @@ def judge(policies: PolicySet, packet: Packet) -> Outcome:
     return Outcome(enforced=None, any=first)
 
 
+def _applies(policies: PolicySet, policy: Policy, packet: Packet) -> bool:
+    """Whether the policy says anything of packets of these subjects at this time."""
+    if policy.expires_ms is not None and policy.expires_ms <= packet.now_ms:
+        return False
+    if policy.subject is None:
+        return True
+    return bool(packet.subjects & (2 << policies.subjects().index(policy.subject)))
+
+
+def _matching(policies: list[Policy], packet: Packet) -> Iterator[tuple[Policy, Decider]]:
+    for policy, rule in _in_order(policies):
+        if matches(rule, packet):
+            yield policy, Decider(policy=policy.name, rule=rule.path, deny=rule.deny)
+
+
+def _defaults(policies: list[Policy], packet: Packet) -> Iterator[tuple[Policy, Decider]]:
+    """Policies that deny by default what goes in the packet's direction, in the order of rules."""
+    for policy in sorted(policies, key=lambda each: (each.priority, each.origin == "gateway", each.name)):
+        if packet.direction in policy.default_deny:
+            name = f"default.{packet.direction.value}"
+            yield policy, Decider(policy=policy.name, rule=name, deny=True)
+
+
 def matches(rule: Rule, packet: Packet) -> bool:
     """Whether the rule is about this packet."""
     if rule.direction is not packet.direction:
         return False
     if rule.blocks and not any(_within(block, packet) for block in rule.blocks):
+        return False
+    if rule.names and not any(each.matches(name) for each in rule.names for name in packet.names):
         return False
     if rule.ports:
         return any(_served(ports, packet, deny=rule.deny) for ports in rule.ports)
@@ -80,7 +103,7 @@ def matches(rule: Rule, packet: Packet) -> bool:
     return True
 
 
-def _in_order(policies: PolicySet) -> Iterator[tuple[Policy, Rule]]:
+def _in_order(policies: list[Policy]) -> Iterator[tuple[Policy, Rule]]:
     """Rules by priority; of one priority the denying ones first; then local ones, by name and place."""
     for priority in sorted({policy.priority for policy in policies}):
         level = [policy for policy in policies if policy.priority == priority]

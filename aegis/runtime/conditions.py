@@ -65,6 +65,16 @@ CONDITIONS: tuple[ConditionKind, ...] = (
         hint="aegis doctor names what is missing",
     ),
     ConditionKind(
+        code="subjects_unavailable",
+        when="units, executables and users cannot be told apart in the kernel: policies about them are refused",
+        hint="aegis doctor names what is missing",
+    ),
+    ConditionKind(
+        code="names_unavailable",
+        when="names cannot be learnt from DNS answers: policies about them are refused, or match nothing",
+        hint="aegis doctor names what is missing; policy.resolvers names resolvers",
+    ),
+    ConditionKind(
         code="pins_unavailable",
         when="the pin directory cannot be used: enforcement ends with the agent",
         hint="mount bpffs at /sys/fs/bpf, or give --pin-dir inside one",

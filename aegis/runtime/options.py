@@ -146,6 +146,19 @@ OPTIONS: tuple[Option, ...] = (
         reload="live",
         help="Orders of a gateway that nobody signed, as all of protocol v1: refuse, or accept them. Readings are answered.",
     ),
+    Option(
+        name="policy.subject_default",
+        kind="str",
+        default="allow",
+        choices=("allow", "deny"),
+        help="Of whom no policy can tell who it is: judge by what holds for everybody (allow), or deny.",
+    ),
+    Option(
+        name="policy.resolvers",
+        kind="list",
+        default=(),
+        help="Addresses of DNS servers whose answers tell what toFQDNs stands for, beside those of /etc/resolv.conf.",
+    ),
     *outbox_options.OPTIONS,
     Option(
         name="enforcement.on_stop",

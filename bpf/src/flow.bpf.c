@@ -36,9 +36,7 @@ union aegis_marks {
 union aegis_judgement {
     struct {
         __u32 generation;
-        __u16 rule;
-        __u8 verdict;
-        __u8 initiator;
+        __u32 rule : 20, verdict : 2, initiator : 1, : 1, timing : 8; /* enum aegis_judged */
     };
     __u64 word;
 };
@@ -65,12 +63,13 @@ static __always_inline void aegis_total(__u32 index, const __u32 direction, __u3
     }
 }
 
-/* The judgement of a flow under the policy that `state` names. */
-__noinline __u64 aegis_judge(const struct aegis_flow_key *key, __u64 state, __u32 initiator)
+/* The judgement of a flow under the policy that `state` names. `mask`: the subjects of this host's side; 0 is
+ * who cannot be classified and is denied for it. */
+__noinline __u64 aegis_judge(const struct aegis_flow_key *key, __u64 state, __u32 initiator, __u64 mask)
 {
     union aegis_judgement judgement = {};
-    __u64 decision;
-    __u32 port;
+    __u64 decision, expired;
+    __u32 port, rule;
 
     if (!key)
         return 0;
@@ -79,10 +78,21 @@ __noinline __u64 aegis_judge(const struct aegis_flow_key *key, __u64 state, __u3
     if (!state)
         return judgement.word;
     port = initiator == AEGIS_EGRESS ? key->remote_port : key->local_port;
+    expired = aegis_policy_expired(state & 0x7f);
     decision = aegis_policy_lookup(bpf_be64_to_cpu(*(__u64 *)key->remote),
                                    bpf_be64_to_cpu(*(__u64 *)(key->remote + 8)),
-                                   aegis_where(state & 0x7f, initiator, key->protocol, key->fragment, port));
-    judgement.verdict = aegis_decide(decision, &judgement.rule);
+                                   aegis_where(state & 0x7f, initiator, key->protocol, key->fragment, port) |
+                                       expired << AEGIS_WHERE_EXPIRED,
+                                   mask == AEGIS_SUBJECT_NOBODY ? 1 : mask,
+                                   aegis_names_under(state, bpf_be64_to_cpu(*(__u64 *)key->remote),
+                                                     bpf_be64_to_cpu(*(__u64 *)(key->remote + 8))));
+    if (!mask)
+        decision = 1ull << AEGIS_DECISION_ANY_DENIES |
+                   aegis_policy_enforces(state & 0x7f) << AEGIS_DECISION_ENFORCED_DENIES;
+    judgement.verdict = aegis_decide(decision, &rule);
+    judgement.rule = rule;
+    if (decision >> AEGIS_DECISION_TIMED & 1)
+        judgement.timing = expired + 1;
     return judgement.word;
 }
 
@@ -94,19 +104,16 @@ __noinline int aegis_flow_report(const struct aegis_packet *packet, const struct
     return aegis_emit_verdict(&packet->key, value);
 }
 
-static __always_inline void aegis_report(const struct aegis_packet *packet, __u64 word, __u64 owner,
-                                         __u64 cookie)
+__noinline int aegis_report(const struct aegis_packet *packet, __u64 word, __u64 owner,
+                             __u64 cookie)
 {
     union aegis_judgement judgement = {.word = word};
     struct aegis_flow_value value = {};
 
-    value.generation = judgement.generation;
-    value.rule = judgement.rule;
-    value.verdict = judgement.verdict;
-    value.initiator = judgement.initiator;
+    AEGIS_JUDGEMENT(&value) = judgement.word;
     value.owner = owner;
     value.cookie = cookie;
-    aegis_flow_report(packet, &value);
+    return aegis_flow_report(packet, &value);
 }
 
 /* What a judgement means for one packet; counts what is denied or would have been. */
@@ -156,7 +163,7 @@ __noinline int aegis_flow_parse(struct __sk_buff *skb, struct aegis_packet *pack
     if (aegis_parse_quoted(skb, packet, &quoted) || !bpf_map_lookup_elem(&aegis_flows, &quoted.key))
         return 0;
     if (!aegis_same_address(packet->key.remote, quoted.key.remote)) {
-        outer.word = aegis_judge(&packet->key, state, packet->direction);
+        outer.word = aegis_judge(&packet->key, state, packet->direction, 1);
         if (outer.verdict != AEGIS_VERDICT_ALLOW) {
             aegis_report(packet, outer.word, 0, 0);
             packet->outer_verdict = outer.verdict;
@@ -171,8 +178,10 @@ __noinline int aegis_flow_parse(struct __sk_buff *skb, struct aegis_packet *pack
 }
 
 /* A packet that met a retired entry: in none, judged by itself. `initiator` is the entry's. */
-__noinline int aegis_flow_retired(const struct aegis_packet *packet, __u64 state, __u32 initiator)
+__noinline int aegis_flow_retired(struct __sk_buff *skb, const struct aegis_packet *packet, __u64 state,
+                                  __u32 initiator)
 {
+    __u64 mask = aegis_subject_of_packet(skb, packet, state);
     union aegis_judgement judgement;
     __u32 direction;
 
@@ -182,10 +191,10 @@ __noinline int aegis_flow_retired(const struct aegis_packet *packet, __u64 state
     aegis_total(AEGIS_TOTAL_RETIRED, direction, packet->length);
     if (aegis_opens(packet))
         initiator = direction;
-    judgement.word = aegis_judge(&packet->key, state, initiator);
+    judgement.word = aegis_judge(&packet->key, state, initiator, mask);
     if (judgement.verdict == AEGIS_VERDICT_DENY && initiator != direction && !packet->error &&
         packet->key.protocol != AEGIS_PROTO_TCP)
-        judgement.word = aegis_judge(&packet->key, state, direction);
+        judgement.word = aegis_judge(&packet->key, state, direction, mask);
     if (judgement.verdict != AEGIS_VERDICT_ALLOW)
         aegis_report(packet, judgement.word, 0, 0);
     return aegis_apply(aegis_with_outer(packet, judgement.word), state, direction, packet->length);
@@ -242,13 +251,14 @@ __noinline int aegis_flow_first(struct __sk_buff *skb, const struct aegis_packet
                                 __u32 epoch)
 {
     struct aegis_flow_value value = {};
+    union aegis_judgement judgement;
     __u32 direction, segments;
-    __u64 word;
 
     if (!packet)
         return TC_ACT_UNSPEC;
     direction = packet->direction;
-    word = aegis_judge(&packet->key, state, packet->initiator);
+    judgement.word = aegis_judge(&packet->key, state, packet->initiator,
+                                 aegis_subject_of_packet(skb, packet, state));
     if (direction == AEGIS_EGRESS) {
         value.packets[AEGIS_EGRESS] = 1;
         value.bytes[AEGIS_EGRESS] = packet->length;
@@ -271,15 +281,15 @@ __noinline int aegis_flow_first(struct __sk_buff *skb, const struct aegis_packet
     segments = skb->gso_segs;
     if (segments > 1)
         value.extra_segments = segments - 1;
-    AEGIS_JUDGEMENT(&value) = word;
-    value.dropped_packets = value.verdict == AEGIS_VERDICT_DENY;
+    AEGIS_JUDGEMENT(&value) = judgement.word;
+    value.dropped_packets = judgement.verdict == AEGIS_VERDICT_DENY;
     value.epoch = epoch;
     value.first_ns = bpf_ktime_get_boot_ns();
-    if (value.verdict != AEGIS_VERDICT_ALLOW)
+    if (judgement.verdict != AEGIS_VERDICT_ALLOW)
         aegis_flow_report(packet, &value);
     if (bpf_map_update_elem(&aegis_flows, &packet->key, &value, BPF_NOEXIST))
         aegis_flow_join(packet, &value);
-    return aegis_apply(aegis_with_outer(packet, word), state, direction, packet->length);
+    return aegis_apply(aegis_with_outer(packet, judgement.word), state, direction, packet->length);
 }
 
 /* Another connection on the entry of an earlier one with the same ports; `kept` is what stays of its marks.
@@ -309,6 +319,7 @@ __noinline __u64 aegis_flow_judge(struct __sk_buff *skb, const struct aegis_pack
     union aegis_judgement cached, judgement;
     __u32 direction, initiator;
     bool opens, tcp, answers;
+    __u64 mask;
 
     if (!packet || !value)
         return 0;
@@ -317,9 +328,26 @@ __noinline __u64 aegis_flow_judge(struct __sk_buff *skb, const struct aegis_pack
     tcp = packet->key.protocol == AEGIS_PROTO_TCP;
     answers = false;
     cached.word = AEGIS_JUDGEMENT(value);
-    if (cached.generation != (__u32)(state >> 8)) {
-        cached.word = aegis_judge(&packet->key, state, cached.initiator);
-        AEGIS_JUDGEMENT(value) = cached.word;
+    mask = aegis_subject_of_packet(skb, packet, state);
+    if ((direction == AEGIS_EGRESS || cached.initiator == AEGIS_INGRESS) &&
+        aegis_subject_again(skb, packet, value, state, cached.verdict == AEGIS_VERDICT_DENY)) {
+        cached.word = aegis_judge(&packet->key, state, cached.initiator, mask);
+        if (mask != AEGIS_SUBJECT_NOBODY)
+            AEGIS_JUDGEMENT(value) = cached.word;
+    }
+    /* An answer may have bound the peer to a name since. */
+    if (cached.verdict == AEGIS_VERDICT_DENY && cached.initiator == AEGIS_EGRESS && direction == AEGIS_EGRESS &&
+        cached.generation == (__u32)(state >> 8) && aegis_names_roots(state)) {
+        cached.word = aegis_judge(&packet->key, state, cached.initiator, mask);
+        if (cached.verdict != AEGIS_VERDICT_DENY)
+            AEGIS_JUDGEMENT(value) = cached.word;
+    }
+    if (cached.generation != (__u32)(state >> 8) ||
+        (cached.timing && cached.timing != aegis_policy_expired(state & 0x7f) + 1)) {
+        cached.word = aegis_judge(&packet->key, state, cached.initiator, mask);
+        /* What the kernel sends by itself, or gets for a socket that is gone, speaks for no process. */
+        if (mask != AEGIS_SUBJECT_NOBODY || !(value->owner & AEGIS_OWNER_TGID))
+            AEGIS_JUDGEMENT(value) = cached.word;
         if (cached.verdict != AEGIS_VERDICT_ALLOW)
             aegis_report(packet, cached.word, value->owner, value->cookie);
     }
@@ -339,7 +367,7 @@ __noinline __u64 aegis_flow_judge(struct __sk_buff *skb, const struct aegis_pack
     } else if (!opens && (cached.verdict != AEGIS_VERDICT_DENY || tcp)) {
         return cached.word;
     }
-    judgement.word = aegis_judge(&packet->key, state, initiator);
+    judgement.word = aegis_judge(&packet->key, state, initiator, mask);
     if (judgement.verdict != AEGIS_VERDICT_ALLOW)
         aegis_report(packet, judgement.word, value->owner, value->cookie);
     if (tcp && direction == AEGIS_EGRESS && (opens || judgement.verdict != AEGIS_VERDICT_DENY)) {
@@ -378,6 +406,15 @@ __noinline int aegis_flow_own(struct __sk_buff *skb, struct aegis_flow_value *va
     return 0;
 }
 
+/* What becomes of a packet: one to or from a resolver that may pass is read before it does. */
+static __always_inline int aegis_flow_named(struct __sk_buff *skb, const struct aegis_packet *packet,
+                                            const __u32 direction, int action)
+{
+    if (unlikely(packet->key.remote_port == AEGIS_NAME_PORT) && action != TC_ACT_SHOT)
+        return aegis_names_packet(skb, direction);
+    return action;
+}
+
 static __always_inline int aegis_flow_packet(struct __sk_buff *skb, const __u32 direction)
 {
     struct aegis_packet packet = {};
@@ -386,7 +423,8 @@ static __always_inline int aegis_flow_packet(struct __sk_buff *skb, const __u32 
     union aegis_judgement judgement;
     union aegis_marks old, marks;
     __u32 zero = 0, segments, epoch;
-    __u64 state;
+    __u64 state, cookie = 0;
+    bool asked;
 
     control = bpf_map_lookup_elem(&aegis_control, &zero);
     if (!control)
@@ -411,13 +449,23 @@ static __always_inline int aegis_flow_packet(struct __sk_buff *skb, const __u32 
     }
     value = bpf_map_lookup_elem(&aegis_flows, &packet.key);
     if (!value)
-        return aegis_flow_first(skb, &packet, state, epoch);
+        return aegis_flow_named(skb, &packet, direction, aegis_flow_first(skb, &packet, state, epoch));
     old.word = AEGIS_MARKS(value);
     judgement.word = AEGIS_JUDGEMENT(value);
     if (unlikely(old.marks & AEGIS_MARK_RETIRED))
-        return aegis_flow_retired(&packet, state, judgement.initiator);
-    if (unlikely(judgement.generation != (__u32)(state >> 8) || packet.starts ||
-                 (judgement.initiator != direction && judgement.verdict == AEGIS_VERDICT_DENY))) {
+        return aegis_flow_named(skb, &packet, direction,
+                                aegis_flow_retired(skb, &packet, state, judgement.initiator));
+    /* A port may pass to another process's socket; a TCP connection says so by its SYN. */
+    asked = direction == AEGIS_EGRESS &&
+            (packet.key.protocol != AEGIS_PROTO_TCP || packet.starts || !value->cookie);
+    if (asked)
+        cookie = bpf_get_socket_cookie(skb);
+    if (unlikely(judgement.generation != (__u32)(state >> 8) || packet.starts || judgement.timing ||
+                 ((direction == AEGIS_EGRESS || judgement.initiator != direction) &&
+                  judgement.verdict == AEGIS_VERDICT_DENY) ||
+                 (cookie && value->cookie && cookie != value->cookie) ||
+                 (direction == AEGIS_INGRESS && judgement.initiator == AEGIS_INGRESS &&
+                  aegis_subject_receives(&packet, state)))) {
         judgement.word = aegis_flow_judge(skb, &packet, value, state);
         old.word = AEGIS_MARKS(value);
     }
@@ -437,17 +485,16 @@ static __always_inline int aegis_flow_packet(struct __sk_buff *skb, const __u32 
         }
         if (marks.word != old.word)
             __sync_fetch_and_or((__u32 *)value->tcp_flags, marks.word);
-        /* A port may pass to another process's socket; a TCP connection says so by its SYN. */
-        if (direction == AEGIS_EGRESS &&
-            (packet.key.protocol != AEGIS_PROTO_TCP || packet.starts || !value->cookie)) {
-            __u64 cookie = bpf_get_socket_cookie(skb);
-
-            if (unlikely(cookie ? cookie != value->cookie : !value->owner))
-                aegis_flow_own(skb, value);
-        }
+        if (asked && unlikely(cookie ? cookie != value->cookie : !value->owner))
+            aegis_flow_own(skb, value);
     }
     if (value->epoch != epoch)
         value->epoch = epoch;
+    if (unlikely(packet.key.remote_port == AEGIS_NAME_PORT) && judgement.verdict != AEGIS_VERDICT_DENY &&
+        aegis_names_packet(skb, direction) == TC_ACT_SHOT) {
+        aegis_flow_count(value, direction, packet.length);
+        return TC_ACT_SHOT;
+    }
     segments = skb->gso_segs;
     if (unlikely(segments > 1))
         __sync_fetch_and_add(&value->extra_segments, segments - 1);

@@ -43,10 +43,12 @@ static __always_inline __u64 aegis_owner_of_task(struct task_struct *task)
 SEC("cgroup/sock_create")
 int cgroup_sock_create_owner(struct bpf_sock *sk)
 {
-    __u64 id = aegis_owner_of_task(bpf_get_current_task_btf());
+    struct task_struct *task = bpf_get_current_task_btf();
+    __u64 id = aegis_owner_of_task(task);
 
     if (!bpf_sk_storage_get(&aegis_sk_owner, sk, &id, BPF_SK_STORAGE_GET_F_CREATE))
         aegis_count_loss(AEGIS_LOSS_OWNER_STORAGE);
+    aegis_subject_made(sk, task);
     return 1;
 }
 
@@ -69,6 +71,8 @@ int BPF_PROG(tp_sock_relabel, struct sock *sk, int old_state, int new_state)
         id = AEGIS_OWNER_OF_LABEL(AEGIS_OWNER_KERNEL);
     } else {
         id = aegis_owner_of_task(task);
+        if (new_state == AEGIS_TCP_LISTEN)
+            aegis_subject_used(sk, task);
     }
     if (label)
         *label = id;
@@ -99,6 +103,7 @@ int iter_task_file_owner(struct bpf_iter__task_file *ctx)
     family = sk->__sk_common.skc_family;
     if (family != AEGIS_AF_INET && family != AEGIS_AF_INET6)
         return 0;
+    aegis_subject_found(sk, task);
     if (bpf_sk_storage_get(&aegis_sk_owner, sk, NULL, 0))
         return 0;
     id = aegis_owner_of_task(task);

@@ -11,7 +11,9 @@ char LICENSE[] SEC("license")
 struct probe_question {
     __u64 high;
     __u64 low;
-    __u64 where; /* aegis_where with slot 0: the slot comes from the state word */
+    __u64 where; /* aegis_where with slot 0: the slot comes from the state word; with the expired instants */
+    __u64 mask;
+    __u64 names;
     __u64 decision;
 };
 
@@ -43,7 +45,8 @@ static long ask(__u32 index, void *context)
     question->decision = 0;
     if (control->state)
         question->decision = aegis_policy_lookup(question->high, question->low,
-                                                 (control->state & 0x7f) << 32 | question->where);
+                                                 (control->state & 0x7f) << 32 | question->where,
+                                                 question->mask, question->names);
     return 0;
 }
 

@@ -15,7 +15,7 @@ import pytest
 
 from aegis.errors import AbiMismatch, AttachFailed, FeatureUnsupported, LoadRejected
 from aegis.host.rtnetlink import RouteSocket
-from aegis.kernel import tc
+from aegis.kernel import abi, tc
 from aegis.kernel.constants import Constants
 from aegis.kernel.datapath import Datapath
 from aegis.kernel.datapath_pins import link_name
@@ -160,7 +160,7 @@ def test_an_interface_can_come_and_go(world: World, way: Way) -> None:
 @BOTH
 def test_a_hook_that_is_taken_off_is_seen_and_put_back(world: World, way: Way) -> None:
     path = install(world, way)
-    links = world.bpffs / "aegis" / "v1" / "links"
+    links = world.bpffs / "aegis" / f"v{abi.ABI_VERSION}" / "links"
     with world.a.entered():
         assert path.in_place()
         assert path.mend() == ()
@@ -189,7 +189,7 @@ def test_a_hook_that_is_taken_off_is_seen_and_put_back(world: World, way: Way) -
 @pytest.mark.require("tcx", "cgroup")
 def test_a_pin_that_is_removed_and_an_owner_hook_taken_off_are_put_back(world: World) -> None:
     path = install(world)
-    links = world.bpffs / "aegis" / "v1" / "links"
+    links = world.bpffs / "aegis" / f"v{abi.ABI_VERSION}" / "links"
     names = {link_name(world.a.index, Direction.EGRESS), "cgroup-probe_sock_create"}
     with world.a.entered():
         for name in names:
@@ -286,7 +286,7 @@ def test_a_refused_packet_program_leaves_nothing(world: World) -> None:
 def test_a_kill_inside_put_link_is_mended(world: World, named: bool) -> None:
     """A link pinned under its first name only, or under both, is one hook after the next start, and counts once."""
     path = install(world)
-    links = world.bpffs / "aegis" / "v1" / "links"
+    links = world.bpffs / "aegis" / f"v{abi.ABI_VERSION}" / "links"
     name = link_name(world.a.index, Direction.EGRESS)
     with world.a.entered():
         if named:
@@ -462,7 +462,7 @@ def test_a_hook_that_cannot_be_looked_at_hides_no_lost_one(
     path = install(world)
     with world.a.entered():
         with Link.from_pin(
-            world.bpffs / "aegis/v1/links" / link_name(world.a.index, Direction.INGRESS)
+            world.bpffs / f"aegis/v{abi.ABI_VERSION}/links" / link_name(world.a.index, Direction.INGRESS)
         ) as link:
             link.detach()
         info = Link.info

@@ -85,7 +85,7 @@ def sample(dice: random.Random, policies: PolicySet, direction: Direction) -> li
 def drawn(dice: random.Random, direction: Direction) -> tuple[PolicySet, list[Packet], list[bool]]:
     """Policies, packets and which of them may pass: some may, some not."""
     while True:
-        policies = random_set(dice)
+        policies = random_set(dice, plain=True)
         packets = sample(dice, policies, direction)
         passing = [judge(policies, each).verdict is not Verdict.DENY for each in packets]
         if any(passing) and not all(passing):

@@ -216,7 +216,6 @@ def _dies(*_: object, **__: object) -> None:
     [
         (PolicyStore, "prepare", False),
         (PolicySlots, "_filled", False),
-        (PolicySlots, "_clear_hits", False),
         (PolicySlots, "_free", True),
         (PolicyStore, "commit", True),
     ],
@@ -381,7 +380,7 @@ def test_an_image_that_reads_back_otherwise_is_not_switched_to(
     enforcer.apply(document("telnet", 23))
     real = policy_slots.PolicySlots.switch
 
-    def corrupted(slots: PolicySlots, image: CompiledImage, generation: int) -> object:
+    def corrupted(slots: PolicySlots, image: CompiledImage, generation: int, **_: object) -> object:
         data = bytearray(image.data)
         data[-1] ^= 1
         return real(

@@ -236,7 +236,7 @@ def test_a_process_without_descriptors_to_spare_runs_with_what_it_has(world: Wor
         lowest = os.dup(0)  # a new descriptor takes the lowest number, and the limit is one of numbers
         os.close(lowest)
         try:
-            for left in range(0, 150, 3):
+            for left in range(0, 300, 6):
                 rooms.conditions.clear_all("agent")
                 room = rooms.make()
                 resource.setrlimit(resource.RLIMIT_NOFILE, (lowest + left, hard))

@@ -14,16 +14,18 @@ from unittest import mock
 import pytest
 
 from aegis.kernel.maps import Map
-from aegis.kernel.policy_image import CompiledImage, compile_policies
+from aegis.kernel.policy_image import CompiledImage, compile_policies, names_of
 from aegis.kernel.policy_walk import ImageReader
 from aegis.model.flow import Verdict
 from aegis.model.net import Direction, address_bytes
 from aegis.model.policy import Packet, PolicySet
 from aegis.model.policy_document import parse_document
-from tests.support.policies import large_set, packets_about, packets_at, random_set
-from tests.support.policy_extremes import edge_set, nested_set, packets_at_edges, packets_nested
+from tests.support.policies import EPOCH_MS, compiled, large_set, packets_about, packets_at, random_set
+from tests.support.policy_extremes import edge_set, left_set, nested_set, packets_at_edges, packets_nested
 from tests.support.policy_kernel import MOST, PACKET, KernelJudge
 from tests.support.policy_mutants import MUTANTS, expected, found, planted
+from tests.support.policy_walker_mutants import MUTANTS as WALKER_MUTANTS
+from tests.support.policy_walker_mutants import planted_object
 from tests.support.scale import scaled, seed
 
 SETS, PACKETS = scaled(23, 200), scaled(503, 2000)
@@ -46,20 +48,18 @@ def differences(kernel: KernelJudge, dice: random.Random) -> int:
 
 def everywhere(kernel: KernelJudge, dice: random.Random) -> Iterator[int]:
     """The differences of every set there is, the slow one last."""
-    edges = edge_set()
-    yield wrong_about(kernel, edges, packets_at_edges(edges))
+    for edges in (edge_set(), left_set()):
+        yield wrong_about(kernel, edges, packets_at_edges(edges))
     yield from (differences(kernel, dice) for _ in range(SETS))
     nested = nested_set(dice)
     yield wrong_about(kernel, nested, packets_nested(nested))
 
 
 def wrong_about(kernel: KernelJudge, policies: PolicySet, asked: list[Packet]) -> int:
-    """How many of the packets are judged otherwise; the kernel never differs from the image's reader."""
-    image = compile_policies(policies)
-    reader = ImageReader(image.data)
+    """How many of the packets are judged otherwise."""
+    image = compiled(policies)
     kernel.switch(image)
     got = kernel.ask(asked)
-    assert got == [reader.judge(packet) for packet in asked]
     return sum(
         one != other for one, other in zip(found(image.rules, got), expected(policies, asked), strict=True)
     )
@@ -70,11 +70,32 @@ def test_the_kernel_decides_as_the_reference(kernel: KernelJudge) -> None:
     assert not any(everywhere(kernel, dice))
 
 
+def test_the_kernel_never_differs_from_the_reader_of_images(kernel: KernelJudge) -> None:
+    dice = random.Random(seed())
+    for _ in range(SETS):
+        policies = random_set(dice)
+        asked = packets_about(dice, policies, PACKETS)
+        image = compiled(policies)
+        reader = ImageReader(image.data)
+        kernel.switch(image)
+        assert kernel.ask(asked) == [
+            reader.judge(packet, names=names_of(image, packet.names), boot_epoch_ms=EPOCH_MS)
+            for packet in asked
+        ]
+
+
 @pytest.mark.parametrize("mutant", MUTANTS)
 def test_a_planted_bug_is_seen_in_the_kernel(kernel: KernelJudge, mutant: str) -> None:
     dice = random.Random(seed())
     with planted(mutant):
         assert any(everywhere(kernel, dice))
+
+
+@pytest.mark.parametrize("mutant", WALKER_MUTANTS)
+def test_a_bug_planted_in_the_kernels_search_is_seen(mutant: str) -> None:
+    dice = random.Random(seed())
+    with KernelJudge(data=planted_object(mutant)) as wrong:
+        assert any(everywhere(wrong, dice))
 
 
 def test_the_largest_policy(kernel: KernelJudge) -> None:
@@ -100,7 +121,7 @@ def test_the_largest_policy(kernel: KernelJudge) -> None:
         },
     }
     policies = PolicySet(policies=(parse_document(json.dumps(document).encode()),))
-    image = compile_policies(policies)
+    image = compiled(policies)
     assert len(image.rules) == 1000
     kernel.switch(image)
     asked = packets_about(dice, policies, PACKETS)

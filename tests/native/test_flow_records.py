@@ -22,6 +22,7 @@ from aegis.model.process import Owner, OwnerLabel, Process
 from aegis.model.records import decode, loads, process_fields
 from aegis.modules.observability.flows import flow_of
 from tests.support import records as chance
+from tests.support.judged import packed
 
 BASE = chance.BASE_NS
 OFFSET = BASE - 777
@@ -34,7 +35,7 @@ def row(number: int = 0, packets: int = 1, *, ifindex: int = 0, **value: Any) ->
     """Flow NUMBER with as many packets out, and one in."""
     key = {"local": bytes(16), "remote": number.to_bytes(16, "big"), "protocol": 6, "ifindex": ifindex}
     counted = {"packets": [packets, 1], "bytes": [40 * packets, 40], "first_ns": 1 + number}
-    return abi.pack("aegis_flow_row", key=key, value=counted | value)
+    return abi.pack("aegis_flow_row", key=key, value=packed(counted | value))
 
 
 def any_row(rng: random.Random) -> bytes:
@@ -61,7 +62,7 @@ def any_row(rng: random.Random) -> bytes:
         "first_ns": chance.number(rng, 60),
         "dropped_packets": chance.number(rng),
     }
-    return abi.pack("aegis_flow_row", key=key, value=value)
+    return abi.pack("aegis_flow_row", key=key, value=packed(value))
 
 
 class Told:

@@ -10,6 +10,7 @@ import pytest
 
 from aegis._native.flowtable import FlowRow, FlowTable
 from aegis.kernel import abi
+from tests.support.judged import FIELDS, packed
 
 LOCAL = bytes(range(16))
 REMOTE = bytes(range(100, 116))
@@ -19,13 +20,13 @@ def row(number: int = 0, packets: int = 0, octets: int = 0, *, first_ns: int = 1
     """A struct aegis_flow_row: flow NUMBER with as many packets and bytes out, and one packet of 40 bytes in."""
     key = {"local": LOCAL, "remote": number.to_bytes(16, "big"), "protocol": 6}
     counted = {"packets": [packets, 1], "bytes": [octets, 40], "first_ns": first_ns}
-    return abi.pack("aegis_flow_row", key=key, value=counted | value)
+    return abi.pack("aegis_flow_row", key=key, value=packed(counted | value))
 
 
 def test_each_field_stands_where_the_header_has_it() -> None:
     table = FlowTable(7)
     table.next_harvest()
-    packed = abi.pack(
+    given = abi.pack(
         "aegis_flow_row",
         key={
             "local": LOCAL,
@@ -38,26 +39,28 @@ def test_each_field_stands_where_the_header_has_it() -> None:
             "protocol": 17,
             "fragment": 1,
         },
-        value={
-            "packets": [11, 13],
-            "bytes": [2**64 - 1, 17],
-            "generation": 19,
-            "rule": 1024,
-            "verdict": abi.VERDICT_AUDIT,
-            "initiator": abi.INGRESS,
-            "epoch": 23,
-            "tcp_flags": [0x12, 0x10],
-            "state": abi.FLOW_CLOSED,
-            "marks": 6,
-            "owner": 2**64 - 59,
-            "cookie": 29,
-            "first_ns": 31,
-            "dropped_packets": 37,
-            "extra_segments": 41,
-            "harvested": 43,
-        },
+        value=packed(
+            {
+                "packets": [11, 13],
+                "bytes": [2**64 - 1, 17],
+                "generation": 19,
+                "rule": abi.MAX_RULES,
+                "verdict": abi.VERDICT_AUDIT,
+                "initiator": abi.INGRESS,
+                "epoch": 23,
+                "tcp_flags": [0x12, 0x10],
+                "state": abi.FLOW_CLOSED,
+                "marks": 6,
+                "owner": 2**64 - 59,
+                "cookie": 29,
+                "first_ns": 31,
+                "dropped_packets": 37,
+                "extra_segments": 41,
+                "harvested": 43,
+            }
+        ),
     )
-    assert table.ingest(packed) == 1
+    assert table.ingest(given) == 1
     expected = FlowRow(
         local=LOCAL,
         remote=REMOTE,
@@ -73,7 +76,7 @@ def test_each_field_stands_where_the_header_has_it() -> None:
         bytes_egress=2**64 - 1,
         bytes_ingress=17,
         generation=19,
-        rule=1024,
+        rule=abi.MAX_RULES,
         verdict=abi.VERDICT_AUDIT,
         initiator=abi.INGRESS,
         epoch=23,
@@ -104,7 +107,10 @@ def test_the_order_of_fields_is_the_headers() -> None:
     pairs = {"packets", "bytes", "tcp_flags"}
     wanted = names("aegis_flow_key", {"pad"})
     for name in names("aegis_flow_value", {"harvested"}):
-        wanted += [f"{name}_egress", f"{name}_ingress"] if name in pairs else [name]
+        if name == "judged":
+            wanted += FIELDS
+        else:
+            wanted += [f"{name}_egress", f"{name}_ingress"] if name in pairs else [name]
     assert list(FlowRow._fields[: len(wanted)]) == wanted
 
 

@@ -315,7 +315,7 @@ ORDERS = (
     _document("host bits set", _cidr("10.0.0.1/8")),
     _document("prefix 33", _cidr("10.0.0.0/33")),
     _document("IPv6 for IPv4", _cidr("fd00::/129")),
-    _document("expiry", _cidr("10.0.0.0/8"), expiresAt="2030-01-01T00:00:00Z"),
+    _document("expiry", _cidr("10.0.0.0/8"), expiresAt="2020-01-01T00:00:00Z"),
     _document("rules a word", "deny"),
     _policy("an artifact behind a URL", action="deploy", policy_id="p", artifact={"url": "http://x/"}),
     _policy("a bad address", action="deploy_policy", policy_id="p", policy_config={"target": "10.9.8.777"}),

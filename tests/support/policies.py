@@ -8,8 +8,10 @@ import random
 from collections.abc import Iterable
 from typing import Any
 
-from aegis.errors import PolicyUnenforceable
-from aegis.kernel.policy_image import compile_policies
+import msgspec
+
+from aegis.errors import PolicyInvalid, PolicyUnenforceable
+from aegis.kernel.policy_image import CompiledImage, compile_policies
 from aegis.model.net import MAPPED, Direction
 from aegis.model.policy import Packet, PolicySet
 from aegis.model.policy_document import parse_document
@@ -22,27 +24,78 @@ _MAPPED = ipaddress.IPv6Network("::ffff:0:0/96")
 _ROOTS6 = ("::/0", "fd00::/8", "fd00:1::/32", "fd00:1:0:1::/64", "2001:db8::/32", "ff00::/8")
 
 
-def random_set(dice: random.Random, *, policies: int = 4, rules: int = 8) -> PolicySet:
-    """Between one and `policies` policies with up to `rules` rules in each section, that nest no deeper than allowed."""
+EPOCH_MS = 1_790_000_000_000  # Unix time at which the boot clock of the tests was 0
+_INSTANTS = {"2026-10-01T00:00:00Z": 1_790_812_800_000, "2026-11-01T00:00:00.5Z": 1_793_491_200_500}
+_SUBJECTS: tuple[dict[str, Any], ...] = (
+    {"unit": ["getty@*.service"]},
+    {"unit": ["web.service"], "user": "www-data"},
+    {"exe": "/usr/bin/curl", "cgroup": ["/user.slice", "/system.slice/*.service"]},
+)
+_HOSTS = ("example.com", "www.example.com", "a.b.example.com", "mail.example.org", "example.org")
+_SELECTORS: tuple[dict[str, str], ...] = (
+    {"matchName": "example.com"},
+    {"matchName": "WWW.example.com."},
+    {"matchPattern": "*.example.com"},
+    {"matchPattern": "**.example.com"},
+    {"matchPattern": "m*l.example.org"},
+    {"matchPattern": "*"},
+)
+
+
+def random_set(dice: random.Random, *, policies: int = 4, rules: int = 8, plain: bool = False) -> PolicySet:
+    """Between one and `policies` policies with up to `rules` rules in each section, that nest no deeper than allowed.
+
+    `plain`: of addresses and services only, without subjects, names, defaults and expiry.
+    """
     while True:
         found = PolicySet()
         for number in range(dice.randint(1, policies)):
-            found = found.with_policy(parse_document(random_document(dice, f"p{number}", rules=rules)))
+            try:
+                policy = parse_document(random_document(dice, f"p{number}", rules=rules, plain=plain))
+            except PolicyInvalid:  # an allowance that a denial takes whole
+                continue
+            origin = dice.choice(("local", "local", "gateway"))
+            found = found.with_policy(msgspec.structs.replace(policy, origin=origin))
         try:
             compile_policies(found)
         except PolicyUnenforceable:
             continue
-        return found
+        if found.policies:
+            return found
 
 
-def random_document(dice: random.Random, name: str, *, rules: int = 8) -> bytes:
+def compiled(policies: PolicySet) -> CompiledImage:
+    """The image of a set, with the classes that the names of the tests fall into."""
+    return compile_policies(policies, name_classes=name_classes(policies), boot_epoch_ms=EPOCH_MS)
+
+
+def name_classes(policies: PolicySet) -> tuple[tuple[int, ...], ...]:
+    """Which selectors the names of the tests match together, each combination once."""
+    selectors = policies.names()
+    found = {tuple(number for number, each in enumerate(selectors) if each.matches(host)) for host in _HOSTS}
+    return tuple(sorted(found - {()}))
+
+
+def random_document(dice: random.Random, name: str, *, rules: int = 8, plain: bool = False) -> bytes:
     """A valid document as JSON."""
     spec: dict[str, Any] = {"priority": dice.choice((0, 5, 5, 7, 1000))}
     if dice.random() < 0.8:
         spec["mode"] = dice.choice(("observe", "enforce"))
     sections = ("egress", "ingress", "egressDeny", "ingressDeny")
     for section in dice.sample(sections, dice.randint(1, len(sections))):
-        spec[section] = [_rule(dice, section) for _ in range(dice.randint(1, rules))]
+        spec[section] = [_rule(dice, section, plain=plain) for _ in range(dice.randint(1, rules))]
+    if plain:
+        return _document(name, spec)
+    if dice.random() < 0.5:
+        spec["subject"] = dice.choice(_SUBJECTS)
+    if dice.random() < 0.4:
+        spec["enableDefaultDeny"] = {way: dice.random() < 0.5 for way in ("egress", "ingress")}
+    if dice.random() < 0.3:
+        spec["expiresAt"] = dice.choice(tuple(_INSTANTS))
+    return _document(name, spec)
+
+
+def _document(name: str, spec: dict[str, Any]) -> bytes:
     document = {
         "apiVersion": "aegis/v1",
         "kind": "HostNetworkPolicy",
@@ -119,6 +172,9 @@ def _packet(dice: random.Random, addresses: list[bytes], ports: list[int], polic
         protocol=protocol,
         port=0 if fragment else port,
         fragment=fragment,
+        subjects=dice.randrange(16) | 1,
+        names=tuple(dice.sample(_HOSTS, dice.choice((0, 0, 1, 2, 4)))),
+        now_ms=dice.choice((EPOCH_MS, *(at + step for at in _INSTANTS.values() for step in (-1, 0, 1)))),
     )
 
 
@@ -128,10 +184,12 @@ def _around(family: int, first: int, last: int) -> Iterable[bytes]:
         yield MAPPED + address.to_bytes(4, "big") if family == 4 else address.to_bytes(16, "big")
 
 
-def _rule(dice: random.Random, section: str) -> dict[str, Any]:
+def _rule(dice: random.Random, section: str, *, plain: bool) -> dict[str, Any]:
     rule: dict[str, Any] = {}
     families: tuple[int, ...] = (4, 6)
-    if dice.random() < 0.9:
+    if not plain and section.startswith("egress") and dice.random() < 0.2:
+        rule["toFQDNs"] = dice.sample(_SELECTORS, dice.randint(1, 3))
+    elif dice.random() < 0.9:
         blocks = [_block(dice) for _ in range(dice.randint(1, 3))]
         families = tuple({4 if "." in block["cidr"] else 6 for block in blocks})
         rule["toCIDRSet" if section.startswith("egress") else "fromCIDRSet"] = blocks

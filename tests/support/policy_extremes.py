@@ -8,6 +8,8 @@ import random
 from collections.abc import Iterator
 from typing import Any
 
+import msgspec
+
 from aegis.model.net import MAPPED
 from aegis.model.policy import Packet, PolicySet, Prefix, Rule
 from aegis.model.policy_document import parse_document
@@ -59,6 +61,9 @@ def edge_set() -> PolicySet:
         *({"cidr": cidr} for cidr in ("0.0.0.0/1", "192.0.2.0/25", "2001:db8::/64", "8000::/1")),
         {"cidr": "255.255.255.252/30", "except": ["255.255.255.254/31"]},
         {"cidr": f"{last6}:fffc/126", "except": [f"{last6}:fffe/127"]},
+        # Exceptions that lie in each other, touch, and are given widest last.
+        {"cidr": "198.51.100.0/24", "except": ["198.51.100.64/28", "198.51.100.64/26", "198.51.100.128/26"]},
+        {"cidr": "198.18.0.0/15", "except": ["198.18.0.1/32", "198.18.0.3/32", "198.19.255.255/32"]},
     ]
     spec = {
         "mode": "enforce",
@@ -66,6 +71,29 @@ def edge_set() -> PolicySet:
         "egress": [{"toCIDRSet": [block]} for block in allowed],
     }
     return PolicySet(policies=(_policy("edges", spec),))
+
+
+def left_set() -> PolicySet:
+    """What is left behind the last prefix, behind an exception at an end, and by rules: several defaults, in both modes; ties of origin."""
+    last6 = "ffff:ffff:ffff:ffff:ffff:ffff:ffff:fffe"
+    denied = [f"{last6}/128", "255.255.255.254/32"]
+    carved = {"cidr": "203.0.113.0/24", "except": ["203.0.113.128/25"]}
+    rules = {
+        "egressDeny": [{"toCIDRSet": [{"cidr": cidr}]} for cidr in denied],
+        "egress": [{"toCIDRSet": [carved], "toPorts": [{"ports": [{"port": 443}]}]}],
+    }
+    tie = {"mode": "enforce", "priority": 5, "egressDeny": [{"toCIDRSet": [{"cidr": "198.18.0.0/15"}]}]}
+    both = {"enableDefaultDeny": {"egress": True, "ingress": True}}
+    return PolicySet(
+        policies=(
+            _policy("a", rules | {"mode": "enforce", "priority": 1}),
+            _policy("b", both | {"mode": "observe", "priority": 3}),
+            _policy("c", {"enableDefaultDeny": {"egress": True}, "mode": "enforce", "priority": 3}),
+            _policy("d", both | {"mode": "enforce", "priority": 4}),
+            msgspec.structs.replace(_policy("e", tie), origin="gateway"),
+            _policy("f", tie),
+        )
+    )
 
 
 def packets_at_edges(policies: PolicySet) -> list[Packet]:

@@ -10,6 +10,8 @@
 #include "aegis/event.h"
 #include "aegis/flow.h"
 #include "aegis/policy.h"
+#include "aegis/subject.h"
+#include "aegis/names.h"
 #include "aegis/config.h"
 #include "aegis/counters.h"
 

@@ -8,8 +8,10 @@ struct aegis_constants {
     __u32 cgroup_hierarchy_v2;
     __u64 ring_bytes;
     __u64 ring_reserved_bytes; /* kept for urgent kinds */
+    __u64 image_bytes;         /* of a policy image: one of enum aegis_image_size */
+    __u64 rules;               /* ranks that aegis_rule_hits has room for, twice */
 };
-AEGIS_ASSERT_SIZE(struct aegis_constants, 24)
+AEGIS_ASSERT_SIZE(struct aegis_constants, 40)
 
 /* ARRAY[1], mmapable, pinned: read by every packet, written by one 8-byte store each. */
 struct aegis_control {

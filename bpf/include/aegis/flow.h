@@ -34,6 +34,16 @@ enum aegis_flow_mark {
     AEGIS_MARK_INGRESS = 4
 };
 
+/* Fields of a judgement beside its generation. */
+enum aegis_judged {
+    AEGIS_JUDGED_RULE_MASK = 1048575,  /* bits 0-19: rank of the deciding rule + 1, 0: none */
+    AEGIS_JUDGED_VERDICT_SHIFT = 20,   /* 2 bits: enum aegis_verdict */
+    AEGIS_JUDGED_INITIATOR_SHIFT = 22, /* 1 bit: enum aegis_direction */
+    /* 8 bits: 0 where no rule that ends had a say; else how many instants at which rules end had passed, + 1.
+     * When more have, the flow is judged again. */
+    AEGIS_JUDGED_TIMING_SHIFT = 24
+};
+
 struct aegis_flow_key {
     __u8 local[16];
     __u8 remote[16];
@@ -54,9 +64,7 @@ struct aegis_flow_value {
     __u64 bytes[2];
     /* The judgement: one aligned 8-byte word, stored whole, so that no packet sees half of one. */
     __u32 generation; /* low half of the policy generation it belongs to, 0: no policy */
-    __u16 rule;       /* rank of the deciding rule + 1, 0: none */
-    __u8 verdict;     /* enum aegis_verdict */
-    __u8 initiator;   /* enum aegis_direction */
+    __u32 judged;     /* fields of enum aegis_judged */
     __u32 epoch;      /* struct aegis_control's at the last packet */
     /* One aligned 4-byte word, changed by atomic "or" and "and" only. */
     __u8 tcp_flags[2];

@@ -10,8 +10,15 @@ enum aegis_limits {
     AEGIS_CGROUP_PATH_BYTES = 1024,
     AEGIS_IPV6_EXTENSIONS = 6, /* headers walked before a packet is refused */
     AEGIS_POLICY_SLOTS = 4,
-    AEGIS_IMAGE_BYTES = 1048576,
-    AEGIS_MAX_RULES = 1024
+    AEGIS_MAX_RULES = 131072
+};
+
+/* Bytes of an image: fixed when the programs are loaded, and changed by loading them again. A size has room
+ * for the hits of a rule for each 64 bytes, of AEGIS_MAX_RULES at most. */
+enum aegis_image_size {
+    AEGIS_IMAGE_SMALL = 65536,
+    AEGIS_IMAGE_MEDIUM = 1048576,
+    AEGIS_IMAGE_LARGE = 16777216
 };
 
 #endif

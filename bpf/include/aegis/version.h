@@ -4,7 +4,7 @@
 
 /* Names the directory of the pins: a layout change of any pinned map raises it. */
 enum aegis_abi {
-    AEGIS_ABI_VERSION = 1
+    AEGIS_ABI_VERSION = 2
 };
 
 #endif

@@ -19,6 +19,7 @@
 #define unlikely(condition) __builtin_expect(!!(condition), 0)
 
 /* Set before load by user space. */
-const volatile struct aegis_constants aegis_constants SEC(".rodata.aegis");
+const volatile struct aegis_constants aegis_constants SEC(".rodata.aegis") = {
+    .image_bytes = AEGIS_IMAGE_SMALL, .rules = AEGIS_IMAGE_SMALL / 64};
 
 #endif

@@ -6,13 +6,14 @@
 #ifndef AEGIS_KERN_VERDICT_BPF_H
 #define AEGIS_KERN_VERDICT_BPF_H
 
-/* The image of a slot: one element, written by user space before the slot is named by the state word. */
+/* The image of a slot: one element, written by user space before the slot is named by the state word. Its
+ * size is set at load to aegis_constants.image_bytes. */
 struct aegis_image_map {
     __uint(type, BPF_MAP_TYPE_ARRAY);
     __uint(map_flags, BPF_F_MMAPABLE);
     __uint(max_entries, 1);
     __uint(key_size, 4);
-    __uint(value_size, AEGIS_IMAGE_BYTES);
+    __uint(value_size, AEGIS_IMAGE_SMALL);
 };
 
 struct {
@@ -23,9 +24,10 @@ struct {
     __array(values, struct aegis_image_map);
 } aegis_images SEC(".maps");
 
+/* Entries are set at load to 2 * aegis_constants.rules. */
 struct {
     __uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
-    __uint(max_entries, AEGIS_POLICY_SLOTS *AEGIS_MAX_RULES);
+    __uint(max_entries, 2 * AEGIS_IMAGE_SMALL / 64);
     __type(key, __u32);
     __type(value, struct aegis_rule_hits);
 } aegis_rule_hits SEC(".maps");
@@ -37,12 +39,28 @@ struct {
     __type(value, struct aegis_verdict_limit);
 } aegis_verdict_limits SEC(".maps");
 
-/* Bits of what aegis_policy_lookup returns, above the two rules. */
+/* What aegis_policy_lookup returns: the deciding enforced rule (rank + 1, 0: none) in bits 0-23, that of all
+ * policies above it, and these. */
 enum aegis_decision {
-    AEGIS_DECISION_ANY_SHIFT = 16,
-    AEGIS_DECISION_ANY_DENIES = 32,
-    AEGIS_DECISION_ENFORCED_DENIES = 33
+    AEGIS_DECISION_RULE_MASK = 0xffffff,
+    AEGIS_DECISION_ANY_SHIFT = 24,
+    AEGIS_DECISION_ANY_DENIES = 48,
+    AEGIS_DECISION_ENFORCED_DENIES = 49,
+    AEGIS_DECISION_TIMED = 50 /* a rule that ends has a say */
 };
+
+/* Bits of `where` above slot and key. */
+enum aegis_where {
+    AEGIS_WHERE_SLOT = 32,    /* 8 bits */
+    AEGIS_WHERE_EXPIRED = 40, /* 8 bits: instants that have passed */
+    AEGIS_WHERE_PART = 48,    /* 8 bits */
+    AEGIS_WHERE_V6 = 56       /* 1 bit */
+};
+
+/* A best pair, and above it whether a rule that ends has a say, or the class to ask next. */
+#define AEGIS_NONE_PAIR ((__u64)AEGIS_CHOICE_NONE << AEGIS_CHOICE_BITS | AEGIS_CHOICE_NONE)
+#define AEGIS_PAIR_BITS (2 * AEGIS_CHOICE_BITS)
+#define AEGIS_PAIR_MASK ((1ull << AEGIS_PAIR_BITS) - 1)
 
 /* Keeps the compiler from turning arithmetic back into a jump, or a checked offset into another register. */
 #define AEGIS_OPAQUE(value) asm volatile("" : "+r"(value))
@@ -59,17 +77,21 @@ static __always_inline void *aegis_image(__u64 slot)
 
 static __always_inline __u32 aegis_image_u32(void *image, __u64 offset)
 {
-    offset &= AEGIS_IMAGE_BYTES - 4;
+    __u64 mask = aegis_constants.image_bytes - 4;
+
+    offset &= mask;
     AEGIS_OPAQUE(offset);
-    offset &= AEGIS_IMAGE_BYTES - 4;
+    offset &= mask;
     return *(__u32 *)(image + offset);
 }
 
 static __always_inline __u64 aegis_image_u64(void *image, __u64 offset)
 {
-    offset &= AEGIS_IMAGE_BYTES - 8;
+    __u64 mask = aegis_constants.image_bytes - 8;
+
+    offset &= mask;
     AEGIS_OPAQUE(offset);
-    offset &= AEGIS_IMAGE_BYTES - 8;
+    offset &= mask;
     return *(__u64 *)(image + offset);
 }
 
@@ -82,125 +104,242 @@ static __always_inline __u64 aegis_borrow(__u64 left, __u64 right, __u64 borrow)
     return out;
 }
 
-/* Last of `count` elements of `stride` bytes whose leading __u32 is <= key; the first one always is. */
-static __always_inline __u64 aegis_image_find(void *image, __u64 first, __u64 count, __u64 stride, __u32 key)
+/* The better of both halves of two pairs. */
+static __always_inline __u64 aegis_better(__u64 one, __u64 other)
 {
+    __u64 enforced = one & AEGIS_CHOICE_NONE, any = one >> AEGIS_CHOICE_BITS & AEGIS_CHOICE_NONE;
+    __u64 enforced2 = other & AEGIS_CHOICE_NONE, any2 = other >> AEGIS_CHOICE_BITS & AEGIS_CHOICE_NONE;
+    __u64 first = (enforced2 - enforced) >> 63, second = (any2 - any) >> 63;
+
+    AEGIS_OPAQUE(first);
+    AEGIS_OPAQUE(second);
+    enforced ^= (enforced ^ enforced2) & -first;
+    any ^= (any ^ any2) & -second;
+    return any << AEGIS_CHOICE_BITS | enforced;
+}
+
+/* Number of the IPv4 interval of a part that holds an address (host order), and its class. */
+static __always_inline __u64 aegis_class_v4(void *image, __u64 part, __u64 address)
+{
+    __u64 index = aegis_image_u64(image, part); /* v4_bits and, above it, v4_index */
+    __u64 first = aegis_image_u32(image, part + 8);
+    __u64 begin, count;
+
+    index = (index >> 32) + (address >> ((32 - index) & 63)) * 4;
+    begin = aegis_image_u32(image, index);
+    count = aegis_image_u32(image, index + 4) - begin + 1;
+    first += begin * sizeof(struct aegis_image_v4);
     for (int step = 0; step < AEGIS_IMAGE_STEPS && count > 1; step++) {
-        __u64 half = count >> 1;
-        __u64 start = aegis_image_u32(image, first + half * stride);
-        __u64 beyond = ((__u64)key - start) >> 63;
+        __u64 skip = (count >> 1) * sizeof(struct aegis_image_v4);
+        __u64 beyond = (address - aegis_image_u32(image, first + skip)) >> 63;
 
         AEGIS_OPAQUE(beyond);
-        first += (beyond - 1) & (half * stride);
-        count -= half;
-    }
-    return first;
-}
-
-/* Class of an IPv4 address (host order). */
-__noinline __u64 aegis_policy_class_v4(__u64 slot, __u64 address)
-{
-    struct aegis_image_header *header = aegis_image(slot);
-    __u64 bucket, begin, end, found;
-
-    if (!header)
-        return 0;
-    address &= 0xffffffff;
-    bucket = header->v4_index + (address >> ((32 - header->v4_bits) & 63)) * 4;
-    begin = aegis_image_u32(header, bucket);
-    end = aegis_image_u32(header, bucket + 4);
-    found = aegis_image_find(header, header->v4 + begin * sizeof(struct aegis_image_v4), end - begin + 1,
-                             sizeof(struct aegis_image_v4), address);
-    return aegis_image_u32(header, found + 4);
-}
-
-/* Class of an IPv6 address (host order halves). */
-__noinline __u64 aegis_policy_class_v6(__u64 slot, __u64 high, __u64 low)
-{
-    struct aegis_image_header *header = aegis_image(slot);
-    __u64 first, count;
-
-    if (!header)
-        return 0;
-    first = header->v6;
-    count = header->v6_count;
-    for (int step = 0; step < AEGIS_IMAGE_STEPS && count > 1; step++) {
-        __u64 skip = (count >> 1) * sizeof(struct aegis_image_v6);
-        __u64 beyond = aegis_borrow(low, aegis_image_u64(header, first + skip + 8), 0);
-
-        beyond = aegis_borrow(high, aegis_image_u64(header, first + skip), beyond);
         first += (beyond - 1) & skip;
         count -= count >> 1;
     }
-    return aegis_image_u32(header, first + 16);
+    return aegis_image_u32(image, first + 4);
 }
 
-/* Joins what a class decides with the best choices so far (enforced | any << 16). Returns the best choices
- * and in the upper half the class to ask next; 0 when none wider can decide better. `where` is slot << 32 |
- * class. */
-__noinline __u64 aegis_policy_step(__u64 where, __u64 key, __u64 best)
+/* The same for IPv6 (host order halves). */
+static __always_inline __u64 aegis_class_v6(void *image, __u64 part, __u64 high, __u64 low)
 {
-    void *image = aegis_image(where >> 32);
-    __u64 entry, cells, choice, enforced, any, parent;
+    __u64 first = aegis_image_u32(image, part + 16);
+    __u64 count = aegis_image_u32(image, part + 20);
+
+    for (int step = 0; step < AEGIS_IMAGE_STEPS && count > 1; step++) {
+        __u64 skip = (count >> 1) * sizeof(struct aegis_image_v6);
+        __u64 beyond = aegis_borrow(low, aegis_image_u64(image, first + skip + 8), 0);
+
+        beyond = aegis_borrow(high, aegis_image_u64(image, first + skip), beyond);
+        first += (beyond - 1) & skip;
+        count -= count >> 1;
+    }
+    return aegis_image_u32(image, first + 16);
+}
+
+/* Class of an address (host order halves, IPv4 mapped) in the part that `where` names. */
+__noinline __u64 aegis_policy_class(__u64 addr_hi, __u64 addr_lo, __u64 where)
+{
+    void *image = aegis_image(where >> AEGIS_WHERE_SLOT & 0xff);
+    __u64 part;
 
     if (!image)
-        return 1 << 16 | 1; /* denied by the first rule there could be; see aegis_policy_lookup */
-    entry = ((struct aegis_image_header *)image)->classes;
-    entry += (where & 0xffffffff) * sizeof(struct aegis_image_class);
-    cells = ((struct aegis_image_header *)image)->cells;
-    cells += (__u64)aegis_image_u32(image, entry) * sizeof(struct aegis_image_cell);
-    cells = aegis_image_find(image, cells, aegis_image_u32(image, entry + 4), sizeof(struct aegis_image_cell),
-                             key);
-    choice = aegis_image_u32(image, cells + 4);
-    enforced = best & 0xffff;
-    any = (best >> 16) & 0xffff;
-    if ((choice & 0xffff) < enforced)
-        enforced = choice & 0xffff;
-    if (choice >> 16 < any)
-        any = choice >> 16;
-    parent = aegis_image_u32(image, entry + 8);
-    choice = aegis_image_u32(image, entry + 12);
-    if ((choice & 0xffff) >= any && choice >> 16 >= enforced)
-        parent = 0;
-    return parent << 32 | any << 16 | enforced;
+        return 0;
+    part = ((struct aegis_image_header *)image)->parts +
+           ((struct aegis_image_header *)image)->part_count * 8ull +
+           (where >> AEGIS_WHERE_PART & 0xff) * sizeof(struct aegis_image_part);
+    if (!addr_hi && addr_lo >> 32 == 0xffff)
+        return aegis_class_v4(image, part, addr_lo & 0xffffffff);
+    return aegis_class_v6(image, part, addr_hi, addr_lo);
 }
 
-/* slot << 32 | service key: the last argument of aegis_policy_lookup. */
+/* Joins what a class says of a key (in `where`) with the best pair so far. Returns the best pair and above it
+ * the class to ask next; 0 when none wider can decide better. */
+__noinline __u64 aegis_policy_step(__u64 where, __u64 owner, __u64 best)
+{
+    void *image = aegis_image(where >> AEGIS_WHERE_SLOT & 0xff);
+    __u64 entry, first, count, parent, above;
+    __u64 key = where & 0x3ffffff;
+
+    if (!image)
+        return 0;
+    entry = ((struct aegis_image_header *)image)->classes;
+    entry += (owner & 0x3ffffff) * sizeof(struct aegis_image_class);
+    parent = aegis_image_u64(image, entry); /* and, below it, the first cell */
+    above = aegis_image_u64(image, entry + 8);
+    first = ((struct aegis_image_header *)image)->cells + (parent & 0xffffffff) * 8;
+    parent >>= 32;
+    count = above >> AEGIS_PAIR_BITS;
+    for (int step = 0; step < AEGIS_IMAGE_STEPS && count > 1; step++) {
+        __u64 skip = (count >> 1) * 8;
+        __u64 beyond = (key - (aegis_image_u64(image, first + skip) >> AEGIS_PAIR_BITS)) >> 63;
+
+        AEGIS_OPAQUE(beyond);
+        first += (beyond - 1) & skip;
+        count -= count >> 1;
+    }
+    best = aegis_better(best & AEGIS_PAIR_MASK, aegis_image_u64(image, first) & AEGIS_PAIR_MASK);
+    if (aegis_better(best, above & AEGIS_PAIR_MASK) == best)
+        parent = 0;
+    return parent << AEGIS_PAIR_BITS | best;
+}
+
+/* Whether a directory word or one of a list is about a packet of these subjects at this time. */
+static __always_inline bool aegis_word_applies(__u64 word, __u64 mask, __u64 where)
+{
+    __u64 deadline = word >> AEGIS_WORD_DEADLINE_SHIFT & 0xff;
+    __u64 family = word >> AEGIS_WORD_FAMILY_SHIFT & 3;
+
+    if (family && family != (where >> AEGIS_WHERE_V6 & 1) + 1)
+        return false;
+    return mask >> (word & 63) & 1 && (!deadline || deadline > (where >> AEGIS_WHERE_EXPIRED & 0xff));
+}
+
+/* What is best now, and whether a rule that ends has a say: one has where it made a difference. */
+static __always_inline __u64 aegis_joined(__u64 best, __u64 found, __u64 word)
+{
+    found &= AEGIS_PAIR_MASK;
+    if (found != (best & AEGIS_PAIR_MASK) && word >> AEGIS_WORD_DEADLINE_SHIFT & 0xff)
+        found |= 1ull << AEGIS_PAIR_BITS;
+    return found | (best & 1ull << AEGIS_PAIR_BITS);
+}
+
+/* Joins what the part that `where` names says of a peer and a key with the best pair so far, where the part
+ * is about the packet. */
+__noinline __u64 aegis_policy_part(__u64 addr_hi, __u64 addr_lo, __u64 where, __u64 mask, __u64 best)
+{
+    struct aegis_image_header *image = aegis_image(where >> AEGIS_WHERE_SLOT & 0xff);
+    __u64 part = where >> AEGIS_WHERE_PART & 0xff;
+    __u64 found, owner, word;
+
+    if (!image)
+        return best;
+    word = aegis_image_u64(image, image->parts + part * 8);
+    if (!aegis_word_applies(word, mask, where))
+        return best;
+    part = image->parts + image->part_count * 8ull + part * sizeof(struct aegis_image_part);
+    found = aegis_better(best, aegis_image_u64(image, part + 24 + (where >> 25 & 1) * 8));
+    owner = aegis_policy_class(addr_hi, addr_lo, where);
+    for (int depth = 0; depth < AEGIS_IMAGE_DEPTH && owner; depth++) {
+        found = aegis_policy_step(where, owner, found);
+        owner = found >> AEGIS_PAIR_BITS;
+        found &= AEGIS_PAIR_MASK;
+    }
+    return aegis_joined(best, found, word);
+}
+
+/* Joins what a word of a list of rules about a name says with the best pair so far, where it is about the
+ * packet. */
+__noinline __u64 aegis_policy_named(__u64 at, __u64 where, __u64 mask, __u64 best)
+{
+    struct aegis_image_header *image = aegis_image(where >> AEGIS_WHERE_SLOT & 0xff);
+    __u64 word, found;
+
+    if (!image)
+        return best;
+    word = aegis_image_u64(image, image->name_words + at * 8);
+    if (!aegis_word_applies(word, mask, where))
+        return best;
+    found = aegis_policy_step(where, word >> AEGIS_WORD_CLASS_SHIFT & 0xffffffff, best);
+    return aegis_joined(best, found, word);
+}
+
+/* The same of all rules about a name class. */
+__noinline __u64 aegis_policy_names(__u64 name, __u64 where, __u64 mask, __u64 best)
+{
+    struct aegis_image_header *image = aegis_image(where >> AEGIS_WHERE_SLOT & 0xff);
+    __u64 list;
+
+    if (!image || !name || name > image->name_count)
+        return best;
+    list = aegis_image_u64(image, image->names + (name - 1) * 8);
+    for (__u64 step = 0; step < AEGIS_IMAGE_NAME_PARTS; step++) {
+        if (step >= (list & 0xffffffff))
+            break;
+        best = aegis_policy_named((list >> 32) + step, where, mask, best);
+    }
+    return best;
+}
+
+/* slot, service key and expired instants: the third argument of aegis_policy_lookup. */
 static __always_inline __u64 aegis_where(__u64 slot, __u64 direction, __u64 protocol, __u64 fragment,
                                          __u64 port)
 {
-    return (slot & 0xff) << 32 | (direction & 1) << 25 | (fragment & 1) << 24 | (protocol & 0xff) << 16 |
-           (port & 0xffff);
+    return (slot & 0xff) << AEGIS_WHERE_SLOT | (direction & 1) << 25 | (fragment & 1) << 24 |
+           (protocol & 0xff) << 16 | (port & 0xffff);
 }
 
-/* What the policy in a slot says about a peer (address as two host order halves, IPv4 mapped) and a service.
- * Returns the deciding enforced rule (rank + 1, 0: none) in bits 0-15, the deciding rule of all policies in
- * bits 16-31, and in bits 32 and 33 whether the latter and the former deny. A state word that names an empty
- * slot is answered with a denial by no rule: losing an image must not open the host. */
-__noinline __u64 aegis_policy_lookup(__u64 addr_hi, __u64 addr_lo, __u64 where)
+/* How many of the instants at which rules of a slot end have passed. No clock is read where none ends. */
+__noinline __u64 aegis_policy_expired(__u64 slot)
 {
-    __u64 slot = (where >> 32) & 0xff;
-    __u64 key = where & 0xffffffff;
-    __u64 best = (__u64)AEGIS_CHOICE_NONE << 16 | AEGIS_CHOICE_NONE;
-    __u64 owner, enforced, any, decision = 0;
+    struct aegis_image_header *image = aegis_image(slot & 0xff);
+    __u64 now, count = 0;
 
-    if (!aegis_image(slot))
-        return 1ull << AEGIS_DECISION_ENFORCED_DENIES | 1ull << AEGIS_DECISION_ANY_DENIES;
-    if (!addr_hi && addr_lo >> 32 == 0xffff)
-        owner = aegis_policy_class_v4(slot, addr_lo & 0xffffffff);
-    else
-        owner = aegis_policy_class_v6(slot, addr_hi, addr_lo);
-    for (int depth = 0; depth < AEGIS_IMAGE_DEPTH && owner; depth++) {
-        best = aegis_policy_step(slot << 32 | owner, key, best & 0xffffffff);
-        owner = best >> 32;
+    if (!image || !image->deadline_count)
+        return 0;
+    now = bpf_ktime_get_boot_ns() / 1000000;
+    for (int at = 0; at < AEGIS_IMAGE_DEADLINES; at++) {
+        if (at >= image->deadline_count || aegis_image_u64(image, image->deadlines + at * 8) > now)
+            break;
+        count++;
     }
-    enforced = best & 0xffff;
-    any = (best >> 16) & 0xffff;
+    return count;
+}
+
+/* What the policy in a slot says about a peer (address as two host order halves, IPv4 mapped) and a service,
+ * to packets of the subjects in `mask` (bit 0, everybody, is always meant). `where`: see aegis_where, and
+ * aegis_policy_expired << AEGIS_WHERE_EXPIRED. `names`: up to four name classes of the peer, 16 bits each,
+ * 0: none. Returns what enum aegis_decision says. A state word that names an empty slot is answered with a
+ * denial by no rule: losing an image must not open the host. */
+__noinline __u64 aegis_policy_lookup(__u64 addr_hi, __u64 addr_lo, __u64 where, __u64 mask, __u64 names)
+{
+    struct aegis_image_header *image = aegis_image(where >> AEGIS_WHERE_SLOT & 0xff);
+    __u64 best = AEGIS_NONE_PAIR;
+    __u64 enforced, any, parts, decision = 0;
+
+    if (!image)
+        return 1ull << AEGIS_DECISION_ENFORCED_DENIES | 1ull << AEGIS_DECISION_ANY_DENIES;
+    mask |= 1;
+    where &= (1ull << AEGIS_WHERE_PART) - 1;
+    where |= (__u64)(addr_hi || addr_lo >> 32 != 0xffff) << AEGIS_WHERE_V6;
+    parts = image->part_count;
+    for (__u64 part = 0; part < AEGIS_IMAGE_PARTS; part++) {
+        if (part >= parts)
+            break;
+        best = aegis_policy_part(addr_hi, addr_lo, where | part << AEGIS_WHERE_PART, mask, best);
+    }
+    for (int slot = 0; slot < 4; slot++) {
+        if (names & 0xffff)
+            best = aegis_policy_names(names & 0xffff, where, mask, best);
+        names >>= 16;
+    }
+    enforced = best & AEGIS_CHOICE_NONE;
+    any = best >> AEGIS_CHOICE_BITS & AEGIS_CHOICE_NONE;
     if (enforced != AEGIS_CHOICE_NONE)
         decision |= (enforced >> 1) + 1 | (enforced & 1) << AEGIS_DECISION_ENFORCED_DENIES;
     if (any != AEGIS_CHOICE_NONE)
         decision |= ((any >> 1) + 1) << AEGIS_DECISION_ANY_SHIFT | (any & 1) << AEGIS_DECISION_ANY_DENIES;
-    return decision;
+    return decision | (best >> AEGIS_PAIR_BITS & 1) << AEGIS_DECISION_TIMED;
 }
 
 /* Whether the policy in a slot enforces anything: if so, packets that cannot be parsed are dropped. */
@@ -212,31 +351,46 @@ __noinline __u64 aegis_policy_enforces(__u64 slot)
 }
 
 /* Splits a decision into the verdict (return value) and the rule that a flow stores (rank + 1, 0: none). */
-static __always_inline __u8 aegis_decide(__u64 decision, __u16 *rule)
+static __always_inline __u8 aegis_decide(__u64 decision, __u32 *rule)
 {
+    __u32 enforced = decision & AEGIS_DECISION_RULE_MASK;
+    __u32 any = decision >> AEGIS_DECISION_ANY_SHIFT & AEGIS_DECISION_RULE_MASK;
+
     if (decision >> AEGIS_DECISION_ENFORCED_DENIES & 1) {
-        *rule = decision & 0xffff;
+        *rule = enforced;
         return AEGIS_VERDICT_DENY;
     }
     if (decision >> AEGIS_DECISION_ANY_DENIES & 1) {
-        *rule = decision >> AEGIS_DECISION_ANY_SHIFT & 0xffff;
+        *rule = any;
         return AEGIS_VERDICT_AUDIT;
     }
-    *rule = decision & 0xffff ? decision & 0xffff : decision >> AEGIS_DECISION_ANY_SHIFT & 0xffff;
+    *rule = enforced ? enforced : any;
     return AEGIS_VERDICT_ALLOW;
 }
 
 /* Counts a packet that `rule` (rank + 1) of the policy named by `state` denied or would have. */
-static __always_inline void aegis_count_rule(__u64 state, __u16 rule, __u64 bytes)
+static __always_inline void aegis_count_rule(__u64 state, __u32 rule, __u64 bytes)
 {
+    __u64 generation = state >> 8, old, packets, size;
     struct aegis_rule_hits *hits;
-    __u32 index = (state & (AEGIS_POLICY_SLOTS - 1)) * AEGIS_MAX_RULES + ((rule - 1) & (AEGIS_MAX_RULES - 1));
+    __u32 index;
 
-    if (!rule)
+    if (!rule || rule > aegis_constants.rules)
         return;
+    index = (generation & 1) * (__u32)aegis_constants.rules + rule - 1;
     hits = bpf_map_lookup_elem(&aegis_rule_hits, &index);
     if (!hits)
         return;
+    old = hits->generation;
+    if (old != generation) {
+        /* A packet hook may interrupt a system call's: what it adds from here on stays. */
+        packets = hits->packets;
+        size = hits->bytes;
+        if (__sync_val_compare_and_swap(&hits->generation, old, generation) == old) {
+            __sync_fetch_and_add(&hits->packets, -packets);
+            __sync_fetch_and_add(&hits->bytes, -size);
+        }
+    }
     __sync_fetch_and_add(&hits->packets, 1);
     __sync_fetch_and_add(&hits->bytes, bytes);
 }
@@ -272,7 +426,8 @@ static __always_inline bool aegis_verdict_permitted(const struct aegis_verdict_l
 static __noinline __attribute__((unused)) int aegis_emit_verdict(const struct aegis_flow_key *key,
                                                                  const struct aegis_flow_value *value)
 {
-    struct aegis_verdict_limit_key peer = {.generation = value->generation, .rule = value->rule};
+    struct aegis_verdict_limit_key peer = {.generation = value->generation,
+                                           .rule = value->judged & AEGIS_JUDGED_RULE_MASK};
     struct aegis_verdict_record record = {};
 
     __builtin_memcpy(peer.remote, key->remote, sizeof(peer.remote));
@@ -284,9 +439,9 @@ static __noinline __attribute__((unused)) int aegis_emit_verdict(const struct ae
     record.owner = value->owner;
     record.generation = value->generation;
     record.cookie = value->cookie;
-    record.rule = value->rule;
-    record.verdict = value->verdict;
-    record.initiator = value->initiator;
+    record.rule = value->judged & AEGIS_JUDGED_RULE_MASK;
+    record.verdict = value->judged >> AEGIS_JUDGED_VERDICT_SHIFT & 3;
+    record.initiator = value->judged >> AEGIS_JUDGED_INITIATOR_SHIFT & 1;
     aegis_emit(&record, sizeof(record), AEGIS_KIND_VERDICT, true);
     return 0;
 }

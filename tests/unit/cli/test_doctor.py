@@ -27,7 +27,9 @@ def without_time(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 def test_local_rows_are_as_the_agents(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(features, "probe_all", lambda: FOUND)
     agent = SimpleNamespace(
-        kernel=SimpleNamespace(features=SimpleNamespace(probe=lambda: FOUND)),
+        kernel=SimpleNamespace(
+            features=SimpleNamespace(probe=lambda: FOUND), names=SimpleNamespace(features=tuple)
+        ),
         uplink=SimpleNamespace(status=lambda: SimpleNamespace(state=LinkState.UNCONFIGURED)),
     )
     told = cast("list[dict[str, Any]]", asyncio.run(Answers(cast("Any", agent)).doctor({})))

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import itertools
+import json
 import random
+import time
+from unittest import mock
 
 import pytest
 
 from aegis.errors import PolicyError, PolicyInvalid, PolicyUnenforceable
+from aegis.model import policy_document
 from aegis.model.net import Direction
-from aegis.model.policy import AddressBlock, IcmpType, Mode, Policy, Ports, Prefix
+from aegis.model.policy import MAX_RULES, AddressBlock, IcmpType, Mode, Policy, Ports, Prefix
 from aegis.model.policy_document import examine, parse_document
+from aegis.model.policy_selectors import Subject
 from tests.support.policies import random_document
 
 HEAD = "apiVersion: aegis/v1\nkind: HostNetworkPolicy\nmetadata: {name: no-telnet, version: 3}\nspec:\n"
@@ -200,11 +205,7 @@ def test_invalid_names_path_and_line(spec: str, path: str, line: int, said: str)
 @pytest.mark.parametrize(
     ("spec", "path", "line"),
     [
-        ("egress: [{}]\nsubject: {unit: [ssh.service]}", "spec.subject", 6),
         ("egress: [{}]\nhostSelector: {}", "spec.hostSelector", 6),
-        ("egress: [{}]\nexpiresAt: 2027-01-01T00:00:00Z", "spec.expiresAt", 6),
-        ("egress: [{}]\nenableDefaultDeny:\n  ingress: true", "spec.enableDefaultDeny.ingress", 7),
-        ("egress:\n- toFQDNs: [{matchName: example.com}]", "spec.egress[0].toFQDNs", 6),
     ],
 )
 def test_unenforceable_names_path_line_and_reason(spec: str, path: str, line: int) -> None:
@@ -271,8 +272,17 @@ def test_every_problem_is_found_and_what_is_invalid_comes_first() -> None:
 
 
 def test_a_policy_with_too_many_rules() -> None:
-    with pytest.raises(PolicyUnenforceable, match="1000 rules"):
+    """As YAML by the reader of rules, as JSON before anything is built of it."""
+    wanted = f"at most {MAX_RULES} rules"
+    with (
+        mock.patch.object(policy_document, "MAX_RULES", 1000),
+        pytest.raises(PolicyUnenforceable, match="1000 rules"),
+    ):
         read("egress: [" + ",".join(itertools.repeat("{}", 1001)) + "]")
+    head = b'{"apiVersion": "aegis/v1", "kind": "HostNetworkPolicy", "metadata": {"name": "a"}, "spec": {"egress": ['
+    with pytest.raises(PolicyUnenforceable, match=wanted) as caught:
+        parse_document(head + b",\n".join([b"{}"] * (MAX_RULES + 1)) + b"]}}")
+    assert (caught.value.path, caught.value.line) == ("spec", MAX_RULES)
 
 
 @pytest.mark.parametrize("seed", range(13))
@@ -293,3 +303,223 @@ def test_damaged_documents_end_in_a_typed_error_or_a_policy(seed: int) -> None:
         except PolicyError:
             continue
         assert policy.document == bytes(data)
+
+
+def test_subject_default_deny_and_expiry() -> None:
+    policy = read(
+        """subject: {unit: [web@*.service, a.slice], user: 33, exe: /usr/*/curl, cgroup: [/user.slice/**]}
+enableDefaultDeny: {ingress: true, egress: true}
+expiresAt: 2027-01-01T01:00:00+01:00"""
+    )
+    assert policy.subject == Subject(
+        unit=("a.slice", "web@*.service"), user=("33",), exe=("/usr/*/curl",), cgroup=("/user.slice/**",)
+    )
+    assert (policy.subject_line, policy.default_line) == (5, 6)
+    assert policy.default_deny == (Direction.EGRESS, Direction.INGRESS)
+    assert policy.expires_ms == 1_798_761_600_000
+    assert policy.rules == ()
+    assert [(each.path, each.direction, each.deny) for each in policy.default_rules()] == [
+        ("default.egress", Direction.EGRESS, True),
+        ("default.ingress", Direction.INGRESS, True),
+    ]
+    assert read("enableDefaultDeny: {egress: true}").subject is None
+
+
+# Each class of bad input: what is written, the path that is named, its line, and a part of the reason.
+BAD: dict[str, tuple[str, str, int, str]] = {
+    "inverted range": (
+        "egress: [{toPorts: [{ports: [{port: 90, endPort: 80}]}]}]",
+        "spec.egress[0].toPorts[0].ports[0].endPort",
+        5,
+        "80 is less than port 90",
+    ),
+    "host bits": (
+        "egress: [{toCIDRSet: [{cidr: 10.0.0.1/8}]}]",
+        "spec.egress[0].toCIDRSet[0].cidr",
+        5,
+        "10.0.0.0/8",
+    ),
+    "v4 prefix 33": (
+        "egress: [{toCIDRSet: [{cidr: 10.0.0.0/33}]}]",
+        "spec.egress[0].toCIDRSet[0].cidr",
+        5,
+        "32 bits",
+    ),
+    "v6 in v4": (
+        "egress: [{toCIDRSet: [{cidr: '::ffff:10.0.0.0/104'}]}]",
+        "spec.egress[0].toCIDRSet[0].cidr",
+        5,
+        "write 10.0.0.0/8",
+    ),
+    "v4 in a v6 except": (
+        "egress: [{toCIDRSet: [{cidr: '::/0', except: [10.0.0.0/8]}]}]",
+        "spec.egress[0].toCIDRSet[0].except[0]",
+        5,
+        "does not lie in",
+    ),
+    "port 65536": (
+        "egress: [{toPorts: [{ports: [{port: 65536}]}]}]",
+        "spec.egress[0].toPorts[0].ports[0].port",
+        5,
+        "65535",
+    ),
+    "empty set": ("egress: []", "spec.egress", 5, "empty list"),
+    "empty subject": ("egress: [{}]\nsubject: {}", "spec.subject", 6, "names nobody"),
+    "self-block": (
+        "egress: [{toPorts: [{ports: [{port: 80}]}]}]\negressDeny:\n- toPorts: [{ports: [{port: 80}]}]",
+        "spec.egress[0]",
+        5,
+        "egressDeny[0] of the same policy denies all of it",
+    ),
+    "self-block by everything": (
+        "egressDeny: [{}]\negress:\n- toCIDRSet: [{cidr: 10.0.0.0/8}]",
+        "spec.egress[0]",
+        7,
+        "can never",
+    ),
+    "except leaves nothing": (
+        "egress: [{toCIDRSet: [{cidr: 10.0.0.0/8, except: [10.0.0.0/9, 10.128.0.0/9]}]}]",
+        "spec.egress[0].toCIDRSet[0].except",
+        5,
+        "leave nothing",
+    ),
+    "unknown field": ("egress: [{}]\nsubjects: {}", "spec.subjects", 6, "unknown key"),
+    "unknown dimension": ("egress: [{}]\nsubject: {pid: 1}", "spec.subject.pid", 6, "unknown key"),
+    "duplicate key": ("egress: [{}]\nmode: observe\nmode: enforce", "spec.mode", 7, "given twice"),
+    "too deep": ("egress: [" + "[" * 30 + "]" * 30 + "]", "spec.egress[0]" + "[0]" * 21, 5, "nested deeper"),
+    "names beside addresses": (
+        "egress: [{toFQDNs: [{matchName: a.b}], toCIDRSet: [{cidr: 10.0.0.0/8}]}]",
+        "spec.egress[0].toFQDNs",
+        5,
+        "write two rules",
+    ),
+    "names of ingress": (
+        "ingress: [{toFQDNs: [{matchName: a.b}]}]",
+        "spec.ingress[0].toFQDNs",
+        5,
+        "unknown key",
+    ),
+    "a name and a pattern": (
+        "egress: [{toFQDNs: [{matchName: a.b, matchPattern: '*'}]}]",
+        "spec.egress[0].toFQDNs[0]",
+        5,
+        "either",
+    ),
+    "no instant": ("egress: [{}]\nexpiresAt: tomorrow", "spec.expiresAt", 6, "such as 2027"),
+    "no time zone": ("egress: [{}]\nexpiresAt: 2027-01-01T00:00:00", "spec.expiresAt", 6, "such as 2027"),
+    "no such day": ("egress: [{}]\nexpiresAt: 2027-02-30T00:00:00Z", "spec.expiresAt", 6, "such as 2027"),
+    "half a default": (
+        "enableDefaultDeny: {egress: perhaps}",
+        "spec.enableDefaultDeny.egress",
+        5,
+        "true or false",
+    ),
+    "wrong target": ("egress: [{}]\nhostSelector: {name: other}", "spec.hostSelector", 6, "not supported"),
+}
+NAMES = (
+    *(
+        "",
+        ".",
+        "a..b",
+        "-a.b",
+        "a-.b",
+        "a b",
+        "*.example.com",
+        "a/b",
+        "exämple.com",
+        "exampl\u0435.com",
+        "a\u202eb",
+    ),
+    *(
+        "a" * 64 + ".com",
+        ".".join(["a" * 60] * 5),
+        "ex\u200bample.com",
+        "a\x00b",
+        "a\n",
+        "http://a.b",
+        "a.b:80",
+    ),
+)
+PATTERNS = ("", "**", "a.**", "**b.c", "a*b*c.d", "*..b", "a.*.*..", "ä*.b", "*" * 64, "?.b", "[a].b")
+SUBJECTS = (
+    *(
+        ("unit", each)
+        for each in (
+            "",
+            "ssh",
+            "a*b*.service",
+            "a/b.service",
+            "a\x00.service",
+            "*",
+            " a.service",
+            "a\n.service",
+        )
+    ),
+    *(
+        ("exe", each)
+        for each in ("", "curl", "/usr/../bin/sh", "/usr//bin", "/a*b*c", "/usr/bin/", "/\x1b[2J", "/")
+    ),
+    *(("cgroup", each) for each in ("user.slice", "/a/./b", "/" + "a" * 2000)),
+    *(("user", each) for each in ("", "root:x", "-1", "a b", "*a*", "\u0440oot", "9" * 11)),
+)
+
+
+@pytest.mark.parametrize("bad", BAD)
+def test_each_class_of_bad_input_is_refused_with_its_place(bad: str) -> None:
+    spec, path, line, said = BAD[bad]
+    began = time.process_time()
+    with pytest.raises(PolicyError) as caught:
+        read(spec)
+    assert time.process_time() - began < 1
+    assert isinstance(caught.value, PolicyInvalid | PolicyUnenforceable)
+    assert (caught.value.path, caught.value.line) == (path, line)
+    assert said in caught.value.reason
+
+
+def quoted(text: str) -> str:
+    return json.dumps(text)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_hostile_names(name: str) -> None:
+    with pytest.raises(PolicyInvalid) as caught:
+        read(f"egress:\n- toFQDNs: [{{matchName: {quoted(name)}}}]")
+    assert (caught.value.path, caught.value.line) == ("spec.egress[0].toFQDNs[0].matchName", 6)
+    assert str(caught.value).isprintable()
+
+
+@pytest.mark.parametrize("pattern", PATTERNS)
+def test_hostile_patterns(pattern: str) -> None:
+    with pytest.raises(PolicyInvalid) as caught:
+        read(f"egress: [{{toFQDNs: [{{matchPattern: {quoted(pattern)}}}]}}]")
+    assert caught.value.path == "spec.egress[0].toFQDNs[0].matchPattern"
+
+
+@pytest.mark.parametrize(("kind", "pattern"), SUBJECTS)
+def test_hostile_subjects(kind: str, pattern: str) -> None:
+    with pytest.raises(PolicyInvalid) as caught:
+        read(f"egress: [{{}}]\nsubject: {{{kind}: [{quoted(pattern)}]}}")
+    assert (caught.value.path, caught.value.line) == (f"spec.subject.{kind}[0]", 6)
+
+
+def test_names_are_read_as_dns_compares_them() -> None:
+    (rule,) = read(
+        "egress: [{toFQDNs: [{matchName: WWW.Example.COM.}, {matchPattern: 'A*.example.com'}]}]"
+    ).rules
+    assert [(each.text, each.pattern) for each in rule.names] == [
+        ("www.example.com", False),
+        ("a*.example.com", True),
+    ]
+
+
+def test_more_than_a_document_may_hold() -> None:
+    """Ten million rules, and as many of anything else: refused by size or count, at once."""
+    for data in (
+        b'{"spec": {"egress": [' + b"{}," * 11_000_000,
+        b"egress: []\n" * 3_000_000,
+        b"[" * 2_000_000,
+    ):
+        began = time.process_time()
+        with pytest.raises(PolicyError):
+            parse_document(data)
+        assert time.process_time() - began < 1

@@ -25,6 +25,7 @@ from aegis.runtime.bus import Bus
 from aegis.runtime.clock import SystemClock
 from aegis.runtime.history import EventHistory
 from aegis.runtime.settings import Settings
+from tests.support.judged import packed
 
 START = 77_000_000_000
 PID = 4_000_001
@@ -49,7 +50,7 @@ CURL = Process(
 def row(number: int, packets: int = 1, **value: Any) -> bytes:
     key = {"local_port": number, "protocol": 17, "ifindex": 3}
     counted = {"packets": [packets, 0], "first_ns": 1, "owner": OWNER}
-    return abi.pack("aegis_flow_row", key=key, value=counted | value)
+    return abi.pack("aegis_flow_row", key=key, value=packed(counted | value))
 
 
 class Around:
