@@ -11,12 +11,14 @@ SECTION = ".rodata.aegis"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Constants:
-    """`struct aegis_constants`. `ring_reserved_bytes` of the ring are kept for urgent kinds."""
+    """`struct aegis_constants`. `ring_reserved_bytes` of the ring are kept for urgent kinds; `senders`: the packet
+    programs look at the process that sends, which older kernels do not take."""
 
     agent_tgid: int
     cgroup_hierarchy_v2: int = 0
     ring_bytes: int
     ring_reserved_bytes: int
+    senders: bool = True
 
     def pack(self) -> bytes:
         """The struct's bytes."""
@@ -26,6 +28,7 @@ class Constants:
             cgroup_hierarchy_v2=self.cgroup_hierarchy_v2,
             ring_bytes=self.ring_bytes,
             ring_reserved_bytes=self.ring_reserved_bytes,
+            senders=int(self.senders),
         )
 
     def for_ring(self, ring_bytes: int) -> Constants:

@@ -378,6 +378,20 @@ __noinline int aegis_flow_own(struct __sk_buff *skb, struct aegis_flow_value *va
     return 0;
 }
 
+/* Owner of a flow from a packet on its way out, when another process may be sending than the one that the
+ * flow names. The first packet of an epoch also takes over what the socket was labelled with meanwhile. */
+__noinline int aegis_flow_sender(struct __sk_buff *skb, struct aegis_flow_value *value, __u32 epoch)
+{
+    __u64 owner;
+
+    if (!value || (value->epoch == epoch && !aegis_on_its_stack(bpf_get_current_task_btf())))
+        return 0;
+    owner = aegis_owner_of_sent(skb);
+    if (owner & AEGIS_OWNER_TGID && owner != value->owner)
+        value->owner = owner;
+    return 0;
+}
+
 static __always_inline int aegis_flow_packet(struct __sk_buff *skb, const __u32 direction)
 {
     struct aegis_packet packet = {};
@@ -445,6 +459,9 @@ static __always_inline int aegis_flow_packet(struct __sk_buff *skb, const __u32 
             if (unlikely(cookie ? cookie != value->cookie : !value->owner))
                 aegis_flow_own(skb, value);
         }
+        if (direction == AEGIS_EGRESS && aegis_constants.senders && value->owner & AEGIS_OWNER_TGID &&
+            unlikely(value->epoch != epoch || aegis_other_runs(value->owner)))
+            aegis_flow_sender(skb, value, epoch);
     }
     if (value->epoch != epoch)
         value->epoch = epoch;

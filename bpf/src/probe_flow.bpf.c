@@ -9,6 +9,7 @@
 #include "kern/packet.bpf.h"
 #include "kern/parse.bpf.h"
 #include "owner.bpf.c"
+#include "sender.bpf.c"
 #include "flow.bpf.c"
 #include "sweep.bpf.c"
 

@@ -8,8 +8,10 @@ struct aegis_constants {
     __u32 cgroup_hierarchy_v2;
     __u64 ring_bytes;
     __u64 ring_reserved_bytes; /* kept for urgent kinds */
+    __u32 senders;             /* 1: the packet programs look at who sends */
+    __u32 pad0;
 };
-AEGIS_ASSERT_SIZE(struct aegis_constants, 24)
+AEGIS_ASSERT_SIZE(struct aegis_constants, 32)
 
 /* ARRAY[1], mmapable, pinned: read by every packet, written by one 8-byte store each. */
 struct aegis_control {
