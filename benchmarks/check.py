@@ -47,8 +47,9 @@ class Budget:
         return row.ratio if self.on == "ratio" else row.value
 
     def holds(self, row: Row) -> bool:
+        """A cost below nothing is the machine's noise: it holds no ceiling, nor does a ratio to such a peer."""
         figure = self.judged(row)
-        if figure is None:
+        if figure is None or figure < 0 or row.value < 0 or (row.peer is not None and row.peer <= 0):
             return False
         return (self.must_max is None or figure <= self.must_max) and (
             self.must_min is None or figure >= self.must_min

@@ -37,14 +37,12 @@ SOAKS: dict[str, Soak] = {
         ),
     ),
     "subjects": Soak(
-        "1,000 restarts of denied and allowed units and executables, by every way in; random trees; planted bugs",
+        "1,000 restarts of denied and allowed units and executables, by every way in; random trees; restarts of the agent",
         (
             "tests/property/test_automaton.py",
             "tests/bpf/test_subjects.py",
-            "tests/bpf/test_subject_sockets.py",
+            "tests/bpf/test_subject_restart.py",
             "tests/bpf/test_subject_tables.py",
-            "tests/bpf/test_subject_mutants.py",
-            "tests/bpf/test_subject_cost.py",
         ),
     ),
     "ring": Soak("records under wake-up races, none lost or read twice", ("tests/native/test_ringbuf.py",)),

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 import aegis
+from aegis.agent import interface_feature
 from aegis.agent.module_orders import ORDERS, Order
 from aegis.errors import EnvelopeInvalid, PolicyInvalid
 from aegis.model.absent import Absent
@@ -116,8 +117,6 @@ class Answers:
     def _enforcement(self) -> EnforcementPart:
         kernel = self._agent.kernel
         state = kernel.enforcer.state()
-        names = {link.index: link.name for link in self._agent.links()}
-        attached = kernel.datapath.interfaces() if kernel.datapath else frozenset()
         return EnforcementPart(
             state=state.state,
             reason=state.reason,
@@ -126,11 +125,19 @@ class Answers:
             generation_reason=msgspec.UNSET if state.generation else NO_POLICY,
             mode=state.mode,
             mode_reason=msgspec.UNSET if state.mode else NO_POLICY,
-            interfaces=sorted(names.get(index, str(index)) for index in attached),
+            interfaces=self._watched() or [],
             hooks=sorted(kernel.datapath.ways()) if kernel.datapath else [],
             confirm_deadline=None,
             confirm_deadline_reason=NO_TRIAL,
         )
+
+    def _watched(self) -> list[str] | None:
+        """Names of the interfaces with our hooks; None where no packet program is installed."""
+        datapath = self._agent.kernel.datapath
+        if datapath is None:
+            return None
+        names = {link.index: link.name for link in self._agent.links()}
+        return sorted(names.get(index, str(index)) for index in datapath.interfaces())
 
     async def doctor(self, _args: dict[str, Any]) -> Sequence[object]:
         nothing = "the feature is there"
@@ -152,6 +159,7 @@ class Answers:
             for one in (
                 *self._agent.kernel.features.probe(),
                 *self._agent.kernel.names.features(),
+                interface_feature.of_agent(self._watched(), self._agent.conditions.all()),
                 *link_features(self._agent.uplink.status()),
             )
         ]

@@ -22,6 +22,7 @@ CAPABILITIES_OF = {
     "sk_storage": ("CAP_BPF",),
     "tracing": ("CAP_BPF", "CAP_PERFMON"),
     "iterators": ("CAP_BPF", "CAP_PERFMON"),
+    "senders": ("CAP_BPF", "CAP_PERFMON", "CAP_NET_ADMIN"),
     "tcx": ("CAP_BPF", "CAP_NET_ADMIN"),
     "clsact": ("CAP_BPF", "CAP_NET_ADMIN"),
     "cgroup": ("CAP_BPF", "CAP_NET_ADMIN"),

@@ -152,6 +152,9 @@ class Uplink:
                 await asyncio.Event().wait()
                 return
             assert self.outbox is not None
+            from aegis.agent import spared
+
+            spared.client()
             from aegis.agent.link.keeper import Keeper
 
             await Keeper(self, choice, self.outbox, settings, health).keep()

@@ -295,6 +295,9 @@ class Agent:
         await self.supervisor.stop_all(left_s)
 
     async def _open_socket(self, stack: AsyncExitStack) -> None:
+        from aegis.agent import spared
+
+        spared.server()
         from aegis.agent.answers import Answers
         from aegis.agent.control.follow import Events
         from aegis.agent.control.server import ControlServer

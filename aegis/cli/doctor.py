@@ -38,8 +38,13 @@ def doctor(context: click.Context, output: str) -> None:
 def local_rows() -> list[dict[str, Any]]:
     """The probes run in this process, in the shape the agent answers."""
     from aegis.agent.answers import stamped, with_reasons
+    from aegis.agent.interface_feature import of_host
+    from aegis.host.reader import Host
     from aegis.kernel.features import probe_all
+    from aegis.runtime.clock import SystemClock
 
+    clock = SystemClock()
+    host = Host(wall_ns=clock.wall_ns, monotonic_ns=clock.monotonic_ns)
     return [
         stamped(
             "aegis.doctor",
@@ -55,5 +60,5 @@ def local_rows() -> list[dict[str, Any]]:
                 _REASONS,
             ),
         )
-        for feature in probe_all()
+        for feature in (*probe_all(), of_host(host))
     ]

@@ -167,11 +167,12 @@ def _leave(_number: int, _frame: object) -> None:
 def _need_extra() -> None:
     import importlib.util
 
+    from aegis.cli.extras import line_for
+
     missing = [name for name in _MODULES if importlib.util.find_spec(name) is None]
     if missing:
         click.echo(
-            f"aegis: missing_extra: the gateway needs {', '.join(missing)}\n"
-            "  hint: pip install 'aegis[gateway]'",
+            f"aegis: missing_extra: the gateway needs {', '.join(missing)}\n  hint: {line_for('gateway')}",
             err=True,
         )
         raise click.exceptions.Exit(EXIT_MISSING)

@@ -169,7 +169,8 @@ class Connection(asyncio.Protocol):
         if self._transport is None:
             return
         self._transport = None
-        self._left = self._fragments = None
+        # The wheel may know this one for a minute to come, and the protocol keeps its last message.
+        self._left = self._fragments = self._protocol = None
         receiver, self._receiver = self._receiver, None
         if receiver is not None:
             receiver.ended()
@@ -201,8 +202,8 @@ class Connection(asyncio.Protocol):
     def authenticated_now(self) -> None:
         """Larger messages may come from here on."""
         self.authenticated = True
-        assert self._protocol is not None
-        self._protocol.max_message_size = self._owner.limits.frame_bytes_after
+        if self._protocol is not None:
+            self._protocol.max_message_size = self._owner.limits.frame_bytes_after
 
     def send(self, text: str) -> None:
         """Write a text message. One that does not read is cut once too much waits for it."""

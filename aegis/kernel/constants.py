@@ -17,7 +17,8 @@ IMAGE_RULES: Final = MappingProxyType(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Constants:
-    """`struct aegis_constants`. `ring_reserved_bytes` of the ring are kept for urgent kinds.
+    """`struct aegis_constants`. `ring_reserved_bytes` of the ring are kept for urgent kinds; `senders`: the packet
+    programs look at the process that sends, which older kernels do not take.
 
     `image_bytes`: the size of policy images, a key of IMAGE_RULES.
     """
@@ -26,6 +27,7 @@ class Constants:
     cgroup_hierarchy_v2: int = 0
     ring_bytes: int
     ring_reserved_bytes: int
+    senders: bool = True
     image_bytes: int = abi.IMAGE_SMALL
 
     @property
@@ -43,6 +45,7 @@ class Constants:
             ring_reserved_bytes=self.ring_reserved_bytes,
             image_bytes=self.image_bytes,
             rules=self.rules,
+            senders=int(self.senders),
         )
 
     def for_images(self, hits: int) -> Constants:

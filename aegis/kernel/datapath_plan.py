@@ -3,8 +3,8 @@ told of parts that are missing, that keep another size, or that were put back.""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -28,6 +28,8 @@ class Plan:
     on_demand: tuple[str, ...] = ()  # run by the agent
     optional: tuple[str, ...] = ()  # likewise, where they can be loaded
 
+
+SENDERS: Final = "owner by sending"  # a part of the packet programs
 
 CORE: Final = Plan(
     object="core",
@@ -88,6 +90,11 @@ class Mended:
     seen: bool = True
 
 
+def _is_of(error: KernelError, programs: Collection[str]) -> bool:
+    """Whether it is one of these programs that was refused."""
+    return any(error.subject.endswith(f": {name}") for name in programs)
+
+
 def load_most(
     plan: Plan,
     constants: Constants | None,
@@ -95,7 +102,9 @@ def load_most(
     reuse: Mapping[str, Map],
     btf: Path | None,
 ) -> tuple[BpfObject, tuple[Missing, ...]]:
-    """The plan's object, loaded with as much of the plan as this kernel takes. Raises what the packet programs raise."""
+    """The plan's object, loaded with as much of the plan as this kernel takes. Raises what the packet programs raise.
+
+    Where they are refused they are tried without their look at who sends."""
     needed = {*plan.packet.values(), *plan.on_demand}
     extra = [*plan.cgroup, *plan.optional, *plan.tracing, *plan.snapshot]
     missing: list[Missing] = []
@@ -112,6 +121,10 @@ def load_most(
             loaded.load()
         except KernelError as error:
             loaded.close()
+            if constants is not None and constants.senders and _is_of(error, plan.packet.values()):
+                missing.append(Missing(part=SENDERS, error=error))
+                constants = replace(constants, senders=False)
+                continue
             if not extra or isinstance(error, AbiMismatch):
                 raise
             # Tracing needs most (CAP_PERFMON, type information), so it goes first.

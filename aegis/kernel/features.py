@@ -29,6 +29,19 @@ NO_INTERFACE: Final = 0x7FFFFFFF
 LOOPBACK: Final = 1  # its index in every new network namespace
 RETURN_0: Final = (0x00000000000000B7, 0x0000000000000095)  # r0 = 0; exit
 RETURN_1: Final = (0x00000001000000B7, 0x0000000000000095)
+SENDER: Final = (
+    0x0000009E00000085,  # call bpf_get_current_task_btf
+    0x00000000000006BF,  # r6 = r0
+    0x0000000E00000085,  # call bpf_get_current_pid_tgid
+    0x000000000000A1BF,  # r1 = r10
+    0xFFFFFFF800000107,  # r1 += -8
+    0x00000008000002B7,  # r2 = 8
+    0x00000000000063BF,  # r3 = r6
+    0x0000007100000085,  # call bpf_probe_read_kernel
+    0x000000000000A1BF,  # r1 = r10
+    0x000000000000611F,  # r1 -= r6
+    *RETURN_0,
+)
 
 
 class Feature(msgspec.Struct, frozen=True, kw_only=True):
@@ -178,6 +191,12 @@ def probe_tcx(_: Scope) -> Answer:
     finally:
         os.close(program)
     return OK if result == -errno.ENODEV else _missing(result)
+
+
+def probe_senders(_: Scope) -> Answer:
+    """A packet program that reads the current task, and where on its stack it runs."""
+    _, lib = open_library()
+    return _tried(_load(lib.BPF_PROG_TYPE_SCHED_CLS, 0, SENDER))
 
 
 def probe_clsact(_: Scope) -> Answer:
@@ -332,6 +351,9 @@ TABLE: Final[tuple[Row, ...]] = (
     Row("ringbuf", "bpf(BPF_MAP_CREATE) of a ring", NO_RECORDS, "kernel 5.8 or later", probe_ringbuf),
     Row("iterators", "iter/task_file", "sockets older than the agent have no owner", "CAP_PERFMON and kernel type information",
         None, probe_iterators),
+    Row("senders", "a packet program that reads the current task",
+        "flows of a socket that was passed, inherited or accepted by a child name who made the socket or listens",
+        "CAP_PERFMON and a kernel that lets packet programs read tasks", probe_senders),
     Row("CAP_BPF", "capget(2)", f"{NO_POLICY}; {NO_RECORDS}", CAPABILITIES_HINT,
         lambda _: _capability(_system.lib.CAP_BPF, by_sys_admin=True)),
     Row("CAP_PERFMON", "capget(2)", NO_RECORDS, CAPABILITIES_HINT,

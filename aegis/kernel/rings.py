@@ -22,12 +22,13 @@ if TYPE_CHECKING:
 BUDGET: Final = 512  # records a turn of the loop; the longest turn stays near 0.1 ms
 SWEEP_S: Final = 0.2
 QUIET_S: Final = 0.001  # between reading and arming again, below BUSY_RATE records/s; nothing below CALM_RATE
-BUSY_S: Final = 0.040  # above that: a turn for a few records costs several times its work in cold caches
+BUSY_S: Final = 0.050  # above that: a turn for a few records costs several times its work in cold caches
 FLOOD_S: Final = (
     0.008  # where that would bring an eighth of the ring, or above FLOOD_RATE: the ring must not fill
 )
 CALM_RATE: Final = 100
 BUSY_RATE: Final = 1_800
+LEAVE_RATE: Final = 900  # below this many are few again: the rate of a busy host stumbles
 FLOOD_RATE: Final = 10_000
 WINDOW_S: Final = 0.05
 SETTLE_TRIES: Final = 4  # looks after arming before the loop gets its turn
@@ -45,7 +46,7 @@ class RingPump:
     """Reads one ring on a loop and hands each batch to `deliver`. Start with `start`, end with `close`.
 
     After a wake-up it drains at once, then leaves the word unarmed for 1 ms, but where few come arms it right away: what
-    follows a fork is an exec, which must not wait. While many come it does not arm it at all and reads every 40 ms, a flood every 8 ms, so that records do not wake it one by one. `swept` counts records that only
+    follows a fork is an exec, which must not wait. While many come it does not arm it at all and reads every 50 ms, a flood every 8 ms, so that records do not wake it one by one. `swept` counts records that only
     the sweep found.
     """
 
@@ -76,7 +77,7 @@ class RingPump:
         self._window_records = self._window_bytes = 0
         self._window_started = 0.0
         self._rate = 0.0  # records a second
-        self._flooded = False
+        self._busy = self._flooded = False
         self._much = ring.max_entries / 8 / BUSY_S  # bytes a second
         self._closed = False
 
@@ -157,11 +158,12 @@ class RingPump:
         if now - self._window_started >= WINDOW_S:
             elapsed = now - self._window_started
             self._rate = self._window_records / elapsed
+            self._busy = self._rate >= (LEAVE_RATE if self._busy else BUSY_RATE)
             self._flooded = self._rate > FLOOD_RATE or self._window_bytes / elapsed > self._much
             self._window_records, self._window_bytes, self._window_started = 0, 0, now
-        if self._rate < BUSY_RATE:
-            return QUIET_S if self._rate >= CALM_RATE else 0.0
-        return FLOOD_S if self._flooded else BUSY_S
+        if self._busy:
+            return FLOOD_S if self._flooded else BUSY_S
+        return QUIET_S if self._rate >= CALM_RATE else 0.0
 
     def _settle(self) -> None:
         """Arm, drain, and again while the word has been taken; then sleep."""

@@ -10,7 +10,10 @@ LONGEST_HINT_S = 600.0  # a gateway may ask for more patience than ours, but not
 
 
 class Backoff:
-    """`entropy(n)` gives n random bytes. The first wait is U(0, `first_s`), each next from twice that, up to `cap_s`."""
+    """`entropy(n)` gives n random bytes. Two waits are U(0, `first_s`), each next from twice that, up to `cap_s`.
+
+    Two: a gateway that starts anew takes a second, and who asked in that second is to be back as soon as the others.
+    """
 
     def __init__(
         self, *, entropy: Callable[[int], bytes], first_s: float = FIRST_S, cap_s: float = LONGEST_S
@@ -28,7 +31,7 @@ class Backoff:
     def next_s(self, hint_s: float | None = None) -> float:
         """Seconds to wait now. With a hint of the gateway's: no less than that, and the jitter behind it."""
         # Doubling by a shift that cannot grow without end.
-        span = min(self._first_s * (1 << min(self._failures, 32)), self._cap_s)
+        span = min(self._first_s * (1 << min(max(self._failures - 1, 0), 32)), self._cap_s)
         self._failures += 1
         share = int.from_bytes(self._entropy(7), "big") / (1 << 56)
         waited = span * share

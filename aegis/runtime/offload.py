@@ -95,6 +95,7 @@ class Gatherer(Generic[T]):
             if not things:
                 return
             self._handle(things)
+            del things  # an idle thread would keep them, and the results in them, until the next come
 
 
 class Worker(Gatherer[Callable[[], None]]):

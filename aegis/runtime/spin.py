@@ -9,6 +9,7 @@ of our business. A call into C that keeps the interpreter's lock cannot be seen 
 from __future__ import annotations
 
 import asyncio
+import gc
 import importlib
 import os
 import sys
@@ -109,7 +110,7 @@ class SpinWatch:
         # A look that came much too late was not let run either: the whole process stood still, and that is no spin.
         stall.seconds += min(spent_ns / 1e9, 2 * STEP_S)
         stall.burnt_s += burnt_ns / 1e9
-        frame = sys._current_frames().get(self._thread)  # noqa: SLF001  what the interpreter has for just this
+        frame = frame_of(self._thread)
         module, where, in_kernel = culprit(frame, self._folders, task_name(self._loop))
         stall.seen[module, where] += 1
         if stall.answered:
@@ -150,6 +151,18 @@ class _Stall:
         return Spin(
             module=module, where=max(places, key=lambda place: places[place]), seconds=round(self.seconds, 1)
         )
+
+
+def frame_of(thread: int) -> FrameType | None:
+    """Where a thread is. A collection in between could deadlock (CPython 3.11: a lock is held that threads begin with)."""
+    collects = gc.isenabled()  # the loop's thread only ever enables it: what is off stays so
+    if collects:
+        gc.disable()
+    try:
+        return sys._current_frames().get(thread)  # noqa: SLF001  what the interpreter has for just this
+    finally:
+        if collects:
+            gc.enable()
 
 
 def task_name(loop: asyncio.AbstractEventLoop) -> str:

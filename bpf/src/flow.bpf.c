@@ -87,8 +87,8 @@ __noinline __u64 aegis_judge(const struct aegis_flow_key *key, __u64 state, __u3
                                    aegis_names_under(state, bpf_be64_to_cpu(*(__u64 *)key->remote),
                                                      bpf_be64_to_cpu(*(__u64 *)(key->remote + 8))));
     if (!mask)
-        decision = 1ull << AEGIS_DECISION_ANY_DENIES |
-                   aegis_policy_enforces(state & 0x7f) << AEGIS_DECISION_ENFORCED_DENIES;
+        decision = 1ull << AEGIS_DECISION_ANY_DENIES | aegis_policy_enforces(state & 0x7f)
+                                                           << AEGIS_DECISION_ENFORCED_DENIES;
     judgement.verdict = aegis_decide(decision, &rule);
     judgement.rule = rule;
     if (decision >> AEGIS_DECISION_TIMED & 1)
@@ -104,8 +104,7 @@ __noinline int aegis_flow_report(const struct aegis_packet *packet, const struct
     return aegis_emit_verdict(&packet->key, value);
 }
 
-__noinline int aegis_report(const struct aegis_packet *packet, __u64 word, __u64 owner,
-                             __u64 cookie)
+__noinline int aegis_report(const struct aegis_packet *packet, __u64 word, __u64 owner, __u64 cookie)
 {
     union aegis_judgement judgement = {.word = word};
     struct aegis_flow_value value = {};
@@ -257,8 +256,8 @@ __noinline int aegis_flow_first(struct __sk_buff *skb, const struct aegis_packet
     if (!packet)
         return TC_ACT_UNSPEC;
     direction = packet->direction;
-    judgement.word = aegis_judge(&packet->key, state, packet->initiator,
-                                 aegis_subject_of_packet(skb, packet, state));
+    judgement.word =
+        aegis_judge(&packet->key, state, packet->initiator, aegis_subject_of_packet(skb, packet, state));
     if (direction == AEGIS_EGRESS) {
         value.packets[AEGIS_EGRESS] = 1;
         value.bytes[AEGIS_EGRESS] = packet->length;
@@ -311,6 +310,40 @@ static __always_inline bool aegis_flow_listens(struct __sk_buff *skb, const stru
     return !(value->tcp_flags[AEGIS_EGRESS] & (AEGIS_TCP_SYN | AEGIS_TCP_ACK));
 }
 
+/* The judgement of a flow that holds for a packet of it: the cached one, or made again. */
+__noinline __u64 aegis_flow_current(struct __sk_buff *skb, const struct aegis_packet *packet,
+                                    struct aegis_flow_value *value, __u64 state)
+{
+    union aegis_judgement cached, judgement;
+    bool stale, holds;
+    __u32 direction;
+    __u64 mask;
+
+    if (!packet || !value)
+        return 0;
+    direction = packet->direction & 1;
+    cached.word = AEGIS_JUDGEMENT(value);
+    stale = cached.generation != (__u32)(state >> 8) ||
+            (cached.timing && cached.timing != aegis_policy_expired(state & 0x7f) + 1);
+    /* It may be another subject's, or an answer may have bound the peer to a name since. */
+    if (stale ||
+        ((direction == AEGIS_EGRESS || cached.initiator == AEGIS_INGRESS) &&
+         aegis_subject_again(skb, packet, value, state, cached.verdict == AEGIS_VERDICT_DENY)) ||
+        (cached.verdict == AEGIS_VERDICT_DENY && cached.initiator == AEGIS_EGRESS &&
+         direction == AEGIS_EGRESS && aegis_names_roots(state))) {
+        mask = aegis_subject_of_packet(skb, packet, state);
+        judgement.word = aegis_judge(&packet->key, state, cached.initiator, mask);
+        /* What the kernel sends by itself, or gets for a socket that is gone, speaks for no process. */
+        holds = mask != AEGIS_SUBJECT_NOBODY || (stale && !(value->owner & AEGIS_OWNER_TGID));
+        if (holds)
+            AEGIS_JUDGEMENT(value) = judgement.word;
+        if ((holds || stale) && judgement.verdict != AEGIS_VERDICT_ALLOW && judgement.word != cached.word)
+            aegis_report(packet, judgement.word, value->owner, value->cookie);
+        cached.word = judgement.word;
+    }
+    return cached.word;
+}
+
 /* Judges a packet for which the cached judgement does not do, and keeps the result where it is the flow's. */
 __noinline __u64 aegis_flow_judge(struct __sk_buff *skb, const struct aegis_packet *packet,
                                   struct aegis_flow_value *value, __u64 state)
@@ -319,7 +352,6 @@ __noinline __u64 aegis_flow_judge(struct __sk_buff *skb, const struct aegis_pack
     union aegis_judgement cached, judgement;
     __u32 direction, initiator;
     bool opens, tcp, answers;
-    __u64 mask;
 
     if (!packet || !value)
         return 0;
@@ -327,30 +359,7 @@ __noinline __u64 aegis_flow_judge(struct __sk_buff *skb, const struct aegis_pack
     opens = aegis_opens(packet);
     tcp = packet->key.protocol == AEGIS_PROTO_TCP;
     answers = false;
-    cached.word = AEGIS_JUDGEMENT(value);
-    mask = aegis_subject_of_packet(skb, packet, state);
-    if ((direction == AEGIS_EGRESS || cached.initiator == AEGIS_INGRESS) &&
-        aegis_subject_again(skb, packet, value, state, cached.verdict == AEGIS_VERDICT_DENY)) {
-        cached.word = aegis_judge(&packet->key, state, cached.initiator, mask);
-        if (mask != AEGIS_SUBJECT_NOBODY)
-            AEGIS_JUDGEMENT(value) = cached.word;
-    }
-    /* An answer may have bound the peer to a name since. */
-    if (cached.verdict == AEGIS_VERDICT_DENY && cached.initiator == AEGIS_EGRESS && direction == AEGIS_EGRESS &&
-        cached.generation == (__u32)(state >> 8) && aegis_names_roots(state)) {
-        cached.word = aegis_judge(&packet->key, state, cached.initiator, mask);
-        if (cached.verdict != AEGIS_VERDICT_DENY)
-            AEGIS_JUDGEMENT(value) = cached.word;
-    }
-    if (cached.generation != (__u32)(state >> 8) ||
-        (cached.timing && cached.timing != aegis_policy_expired(state & 0x7f) + 1)) {
-        cached.word = aegis_judge(&packet->key, state, cached.initiator, mask);
-        /* What the kernel sends by itself, or gets for a socket that is gone, speaks for no process. */
-        if (mask != AEGIS_SUBJECT_NOBODY || !(value->owner & AEGIS_OWNER_TGID))
-            AEGIS_JUDGEMENT(value) = cached.word;
-        if (cached.verdict != AEGIS_VERDICT_ALLOW)
-            aegis_report(packet, cached.word, value->owner, value->cookie);
-    }
+    cached.word = aegis_flow_current(skb, packet, value, state);
     if (packet->error)
         return aegis_with_outer(packet, cached.word);
     if (tcp && packet->starts && !opens) {
@@ -367,7 +376,7 @@ __noinline __u64 aegis_flow_judge(struct __sk_buff *skb, const struct aegis_pack
     } else if (!opens && (cached.verdict != AEGIS_VERDICT_DENY || tcp)) {
         return cached.word;
     }
-    judgement.word = aegis_judge(&packet->key, state, initiator, mask);
+    judgement.word = aegis_judge(&packet->key, state, initiator, aegis_subject_of_packet(skb, packet, state));
     if (judgement.verdict != AEGIS_VERDICT_ALLOW)
         aegis_report(packet, judgement.word, value->owner, value->cookie);
     if (tcp && direction == AEGIS_EGRESS && (opens || judgement.verdict != AEGIS_VERDICT_DENY)) {
@@ -415,6 +424,22 @@ static __always_inline int aegis_flow_named(struct __sk_buff *skb, const struct 
     return action;
 }
 
+/* Owner of a flow from a packet on its way out, when another process may be sending than the one that the
+ * flow names. The first packet of an epoch also takes over what the socket was labelled with meanwhile.
+ * Returns 1 where the flow has another owner by it, who may be another subject. */
+__noinline int aegis_flow_sender(struct __sk_buff *skb, struct aegis_flow_value *value, __u32 epoch)
+{
+    __u64 owner;
+
+    if (!value || (value->epoch == epoch && !aegis_on_its_stack(bpf_get_current_task_btf())))
+        return 0;
+    owner = aegis_owner_of_sent(skb);
+    if (!(owner & AEGIS_OWNER_TGID) || owner == value->owner)
+        return 0;
+    value->owner = owner;
+    return 1;
+}
+
 static __always_inline int aegis_flow_packet(struct __sk_buff *skb, const __u32 direction)
 {
     struct aegis_packet packet = {};
@@ -460,7 +485,11 @@ static __always_inline int aegis_flow_packet(struct __sk_buff *skb, const __u32 
             (packet.key.protocol != AEGIS_PROTO_TCP || packet.starts || !value->cookie);
     if (asked)
         cookie = bpf_get_socket_cookie(skb);
+    if (direction == AEGIS_EGRESS && aegis_constants.senders && value->owner & AEGIS_OWNER_TGID &&
+        unlikely(value->epoch != epoch || aegis_other_runs(value->owner)) && !packet.error)
+        packet.handed = aegis_flow_sender(skb, value, epoch);
     if (unlikely(judgement.generation != (__u32)(state >> 8) || packet.starts || judgement.timing ||
+                 packet.handed ||
                  ((direction == AEGIS_EGRESS || judgement.initiator != direction) &&
                   judgement.verdict == AEGIS_VERDICT_DENY) ||
                  (cookie && value->cookie && cookie != value->cookie) ||

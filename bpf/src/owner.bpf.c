@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
-/* Who owns a socket: the process that made it, and once it connects or listens, the process that did that.
- * Included by core.bpf.c. */
+/* Who owns a socket: the process that made it, and once it connects, listens or sends (sender.bpf.c), the
+ * process that did that. Included by core.bpf.c. */
 
 enum {
     AEGIS_TCP_SYN_SENT = 2,
@@ -9,6 +9,7 @@ enum {
 enum {
     AEGIS_AF_INET = 2,
     AEGIS_AF_INET6 = 10,
+    AEGIS_SOCK_STREAM = 1,
     AEGIS_SOCK_RAW = 3
 };
 enum {
@@ -16,6 +17,12 @@ enum {
 };
 
 #define AEGIS_OWNER_OF_LABEL(label) ((__u64)(label) << 22)
+#define AEGIS_OWNER_TGID            0x3fffff /* of an owner id; 0: a label */
+
+static __always_inline __u64 aegis_owner_id(struct task_struct *task)
+{
+    return task->group_leader->start_boottime >> 10 << 22 | (task->tgid & AEGIS_OWNER_TGID);
+}
 
 /* Owner id of a task's process, with its entry in aegis_owners made or, after an exec, renewed. */
 static __always_inline __u64 aegis_owner_of_task(struct task_struct *task)
@@ -27,7 +34,7 @@ static __always_inline __u64 aegis_owner_of_task(struct task_struct *task)
 
     owner.start_ns = leader->start_boottime;
     owner.tgid = task->tgid;
-    id = owner.start_ns >> 10 << 22 | (owner.tgid & 0x3fffff);
+    id = aegis_owner_id(task);
     bpf_probe_read_kernel(owner.comm, sizeof(owner.comm), leader->comm);
     known = bpf_map_lookup_elem(&aegis_owners, &id);
     if (known && ((__u64 *)known->comm)[0] == ((__u64 *)owner.comm)[0] &&
@@ -112,28 +119,18 @@ int iter_task_file_owner(struct bpf_iter__task_file *ctx)
     return 0;
 }
 
-/* The label of a full socket. Sockets for the kernel's own answers (RST, ICMP, neighbour discovery) are raw
- * and pass no sock_create. */
+/* Sockets for the kernel's own answers (RST, ICMP, neighbour discovery) are raw and pass no sock_create. */
+static __always_inline __u64 aegis_owner_without_label(struct bpf_sock *sk)
+{
+    return AEGIS_OWNER_OF_LABEL(sk->type == AEGIS_SOCK_RAW ? AEGIS_OWNER_KERNEL : AEGIS_OWNER_UNKNOWN);
+}
+
+/* The label of a full socket. */
 static __always_inline __u64 aegis_owner_of_socket(struct bpf_sock *sk)
 {
     __u64 *label = bpf_sk_storage_get(&aegis_sk_owner, sk, NULL, 0);
 
-    if (label)
-        return *label;
-    return AEGIS_OWNER_OF_LABEL(sk->type == AEGIS_SOCK_RAW ? AEGIS_OWNER_KERNEL : AEGIS_OWNER_UNKNOWN);
-}
-
-/* Owner of a packet on its way out, by the socket that sent it. */
-__noinline __u64 aegis_owner_of_sent(struct __sk_buff *skb)
-{
-    struct bpf_sock *sk = skb->sk;
-
-    if (!sk)
-        return AEGIS_OWNER_OF_LABEL(AEGIS_OWNER_FORWARDED);
-    sk = bpf_sk_fullsock(sk);
-    if (!sk)
-        return AEGIS_OWNER_OF_LABEL(AEGIS_OWNER_REQUEST);
-    return aegis_owner_of_socket(sk);
+    return label ? *label : aegis_owner_without_label(sk);
 }
 
 /* Owner of a packet on its way in, by the socket that will get it; a SYN finds its listener. skb->sk is never

@@ -13,6 +13,7 @@
 #include "kern/subject.bpf.h"
 #include "kern/parse.bpf.h"
 #include "owner.bpf.c"
+#include "sender.bpf.c"
 #include "subject.bpf.c"
 #include "names.bpf.c"
 #include "flow.bpf.c"

@@ -428,6 +428,7 @@ __noinline __u64 aegis_subject_of_packet(struct __sk_buff *skb, const struct aeg
         return 1;
     if (packet->direction == AEGIS_INGRESS)
         return aegis_subject_received(skb, &packet->key, state);
+    aegis_owner_of_sent(skb); /* the label is of who sends */
     sk = skb->sk;
     if (!sk)
         return AEGIS_SUBJECT_NOBODY;
@@ -438,8 +439,6 @@ __noinline __u64 aegis_subject_of_packet(struct __sk_buff *skb, const struct aeg
     sk = sk ? bpf_get_listener_sock(sk) : NULL; /* SYN-ACK */
     return sk ? aegis_subject_of_socket(sk, state) : AEGIS_SUBJECT_NOBODY;
 }
-
-#define AEGIS_OWNER_TGID 0x3fffff /* of an owner id; 0 in the labels that stand for no process */
 
 /* Whether a packet leaves by another socket than the flow's last: a port passed on, or used by two. A TCP
  * connection says so by its SYN. */
@@ -475,5 +474,5 @@ static __always_inline bool aegis_subject_again(struct __sk_buff *skb, const str
         return false;
     if (packet->direction == AEGIS_INGRESS)
         return aegis_subject_receives(packet, state);
-    return denied || aegis_subject_moved(skb, packet, value);
+    return denied || packet->handed || aegis_subject_moved(skb, packet, value);
 }

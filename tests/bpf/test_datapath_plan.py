@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 
 from aegis.errors import FeatureUnsupported, LoadRejected
-from aegis.kernel.datapath_plan import Plan, load_most
+from aegis.kernel.datapath_plan import SENDERS, Plan, load_most
 from aegis.kernel.tc import Direction
 from tests.bpf.test_datapath import CONSTANTS, PLAN, clean, counted, install, send
+from tests.support.flows import PASSED
 from tests.support.world import World
 
 pytestmark = pytest.mark.require("root", "bpf")
@@ -44,3 +45,12 @@ def test_what_the_verifier_refuses_is_left_out_the_last_first() -> None:
             "probe_tc_pass",
             "probe_sock_create",
         }
+
+
+def test_packet_programs_that_may_not_look_at_who_sends() -> None:
+    """They are loaded without that, nothing else is given up for it, and what is missing is told."""
+    plan = Plan(object="probe_sender", packet={Direction.EGRESS: "probe_sender"})
+    loaded, missing = load_most(plan, CONSTANTS, {}, {}, None)
+    with loaded:
+        assert [(each.part, type(each.error)) for each in missing] == [(SENDERS, LoadRejected)]
+        assert loaded.program("probe_sender").run(bytes(64)).retval == PASSED

@@ -61,6 +61,7 @@ def test_without_capabilities_each_is_named_with_effect_and_hint(world: World) -
         "tracing",
         "ringbuf",
         "iterators",
+        "senders",
         "CAP_BPF",
         "CAP_PERFMON",
         "CAP_NET_ADMIN",
@@ -77,9 +78,12 @@ def test_without_capabilities_each_is_named_with_effect_and_hint(world: World) -
 @pytest.mark.parametrize(
     ("left_out", "expected"),
     [
-        (BPF, {"CAP_BPF", "bpf", "tcx", "cgroup", "tracing", "ringbuf", "iterators", "sk_storage"}),
-        (PERFMON, {"CAP_PERFMON", "tracing", "iterators"}),
-        (NET_ADMIN, {"CAP_NET_ADMIN", "bpf", "tcx", "cgroup"}),
+        (
+            BPF,
+            {"CAP_BPF", "bpf", "tcx", "cgroup", "tracing", "ringbuf", "iterators", "sk_storage", "senders"},
+        ),
+        (PERFMON, {"CAP_PERFMON", "tracing", "iterators", "senders"}),
+        (NET_ADMIN, {"CAP_NET_ADMIN", "bpf", "tcx", "cgroup", "senders"}),
     ],
 )
 def test_one_capability_taken_away(world: World, left_out: int, expected: set[str]) -> None:

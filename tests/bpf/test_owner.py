@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import array
-import dataclasses
 import os
 import socket
 from collections.abc import Iterator
@@ -12,47 +11,16 @@ from pathlib import Path
 import pytest
 
 from aegis._native.flowtable import FlowRow
-from aegis.kernel.flows import FlowReader, IdleRules, SocketOwner
+from aegis.kernel.flows import IdleRules, SocketOwner
 from tests.support import packets as p
 from tests.support import testers
 from tests.support.flows import family_of, harvested, settled, watched
+from tests.support.owners import Identity, flows, identity, is_of
 from tests.support.world import World
 
 pytestmark = pytest.mark.require("root", "bpf", "cgroup", "tracing", "sk_storage", "iterators")
 
 PRIME = 13
-
-
-@dataclasses.dataclass(frozen=True)
-class Identity:
-    """What a process says about itself."""
-
-    pid: int
-    uid: int
-    ticks: int  # start, in clock ticks since boot
-    comm: bytes
-
-
-def identity() -> Identity:
-    stat = Path("/proc/self/stat").read_bytes()
-    comm, _, rest = stat.partition(b"(")[2].rpartition(b") ")
-    return Identity(os.getpid(), os.getuid(), int(rest.split()[19]), comm)
-
-
-def is_of(owner: SocketOwner, process: Identity) -> bool:
-    assert owner.label == "process"
-    assert owner.start_ns is not None
-    ticks = owner.start_ns * os.sysconf("SC_CLK_TCK") // 1_000_000_000
-    return (owner.pid, owner.uid, owner.comm, ticks) == (
-        process.pid,
-        process.uid,
-        process.comm,
-        process.ticks,
-    )
-
-
-def flows(reader: FlowReader, protocol: int) -> list[FlowRow]:
-    return [row for row in harvested(reader) if row.protocol == protocol]
 
 
 def connect(address: str, port: int) -> tuple[Identity, int]:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 import select
 import threading
 import time
 from collections.abc import Callable, Iterator
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
@@ -54,6 +57,16 @@ def make_pump(
 def ring() -> Iterator[ProbeRing]:
     with ProbeRing() as made:
         yield made
+
+
+@contextlib.contextmanager
+def timed_by(pump: RingPump, time_s: Callable[[], float]) -> Iterator[None]:
+    """A pump that was not started, on a clock of ours."""
+    pump._loop = cast(Any, SimpleNamespace(time=time_s))
+    try:
+        yield
+    finally:
+        pump._loop = None
 
 
 async def until_asleep(pump: RingPump) -> None:
@@ -275,6 +288,26 @@ async def test_two_producers_and_no_sweep_lose_nothing(
         assert pump.wakeups > 1
     finally:
         pump.close()
+
+
+async def test_a_busy_host_that_stumbles_is_read_as_before(ring: ProbeRing) -> None:
+    """How long records gather, by those of the last second: few at a time begin again only well below many."""
+    pump = make_pump(ring, lambda _batch: None)
+    now_s = 0.0
+
+    def pause(records: int) -> float:
+        nonlocal now_s
+        now_s += 1
+        pump._window_records = records
+        return pump._pause()
+
+    quiet, busy, flood = rings.QUIET_S, rings.BUSY_S, rings.FLOOD_S
+    with timed_by(pump, lambda: now_s):
+        rates = (50, 500, 1_700, 1_900, 1_000, 899, 1_700, 20_000, 1_000, 0)
+        pauses = [0.0, quiet, quiet, busy, busy, quiet, quiet, flood, busy, 0.0]
+        found = [pause(records) for records in rates]
+    pump.close()
+    assert found == pauses
 
 
 async def test_closing_leaves_the_loop_and_keeps_the_records(ring: ProbeRing) -> None:

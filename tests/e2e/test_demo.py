@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -38,9 +40,26 @@ def test_every_step_holds_and_nothing_is_left(tmp_path: Path) -> None:
             assert [step["step"] for step in steps] == [1, 2, 3, 4, 6, 7], err
             assert [step for step in steps if not step["ok"]] == []
             assert process.returncode == 0
+            judged_by_nftables(steps)
             assert not (cgroup2_mount() / f"aegis-demo-{process.pid}").exists()
     # All it makes besides is in namespaces of its own; a mount that stayed would keep its directory from going.
     assert [list((tmp_path / name).iterdir()) for name in ("one", "other")] == [[], []]
+
+
+def judged_by_nftables(steps: list[dict[str, Any]]) -> None:
+    """Where nft is there, its reading is beside ours; elsewhere the step names what is missing."""
+    seen, observed, enforced = (
+        next(step["evidence"] for step in steps if step["step"] == number) for number in (1, 3, 4)
+    )
+    if shutil.which("nft", path="/usr/sbin:/sbin") is None:
+        assert seen["nftables"] is None
+        assert "not installed" in seen["nftables_reason"]
+        return
+    assert seen["nftables"] == seen["agent"] == seen["interface"]
+    passed, cut = observed["packets_by_nftables"], enforced["packets_by_nftables"]
+    assert passed["came_to_the_peer"] == passed["left_the_client"] > 0
+    assert (cut["came_to_the_peer"], observed["packets_dropped"]) == (0, 0)
+    assert cut["left_the_client"] == enforced["packets_dropped"] >= enforced["tries"]
 
 
 def test_without_root_it_names_what_is_missing() -> None:

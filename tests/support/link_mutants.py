@@ -1,6 +1,6 @@
 """Our programs with a bug planted that a judge must find: `python -m tests.support.link_mutants BUG PROGRAM ARGUMENT...`.
 
-`looks-each-second` is no bug: an agent that does each second what others do each minute, also give free memory back.
+`small-gateway` and `small-agent` are no bugs: what grows up to a cap is full soon.
 """
 
 from __future__ import annotations
@@ -9,6 +9,8 @@ import asyncio
 import sys
 from typing import Any
 
+CACHE_KIB = 64  # of a database
+CACHED = 16  # results of a function
 HELD_S = 1.5  # from an acknowledgement to the commit it speaks of
 
 
@@ -67,17 +69,60 @@ def forgets_what_is_under_way() -> None:
     Outbox.disconnected = forgotten  # type: ignore[method-assign]
 
 
-def looks_each_second() -> None:
-    from aegis.agent import wiring
+def _small_caches() -> None:
+    """Of any database, and of what functions gave, whatever size is asked for."""
+    import functools
+    import sqlite3
 
+    connect, lru_cache = sqlite3.connect, functools.lru_cache
+
+    def few(maxsize: Any = 128, typed: bool = False) -> Any:
+        return lru_cache(min(maxsize, CACHED) if isinstance(maxsize, int) else maxsize, typed)
+
+    functools.lru_cache = few
+
+    class Small(sqlite3.Connection):
+        def execute(self, sql: str, *parameters: Any) -> sqlite3.Cursor:
+            asked = sql.startswith("PRAGMA cache_size")
+            return super().execute(f"PRAGMA cache_size=-{CACHE_KIB}" if asked else sql, *parameters)
+
+    def small(*arguments: Any, **options: Any) -> sqlite3.Connection:
+        return connect(*arguments, factory=Small, **options)
+
+    sqlite3.connect = small  # type: ignore[assignment]
+
+
+def small_gateway() -> None:
+    """A gateway whose caches, and memories of what was, are full soon."""
+    from aegis.gateway.store import appending, recent
+    from aegis.protocol.replay import ReplayCache
+
+    _small_caches()
+    recent.MOST_HELD, recent.MOST_BYTES = 4, 64 << 10  # type: ignore[misc]
+    appending._MOST_REMEMBERED = 16  # type: ignore[misc]
+    assert ReplayCache.__init__.__kwdefaults__ is not None
+    ReplayCache.__init__.__kwdefaults__["of_key"] = 16
+
+
+def small_agent() -> None:
+    """An agent whose cache is full soon, whose pauses are short, and that does each second what others do each minute."""
+    from aegis.agent import wiring
+    from aegis.protocol.backoff import Backoff
+
+    _small_caches()
     wiring.LOOK_NS = 1_000_000_000
+    next_s = Backoff.next_s
+
+    def soon(self: Backoff, hint_s: float | None = None) -> float:
+        return next_s(self, hint_s) / 50
+
+    Backoff.next_s = soon  # type: ignore[method-assign]
 
 
 def agent_keeps_64_bytes() -> None:
     """An agent that keeps 64 bytes of each record for ever."""
     from aegis.agent.outbox.outbox import Outbox
 
-    looks_each_second()
     take, kept = Outbox.take, bytearray()
 
     def keeping(self: Outbox, run: Any) -> None:
@@ -106,7 +151,8 @@ BUGS = {
         acknowledges_first,
         stores_twice,
         forgets_what_is_under_way,
-        looks_each_second,
+        small_gateway,
+        small_agent,
         agent_keeps_64_bytes,
         gateway_keeps_64_bytes,
     )

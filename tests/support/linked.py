@@ -49,6 +49,9 @@ class Shelf:
         self.in_flight += given
         return given
 
+    def ready(self) -> bool:
+        return bool(self.waiting)
+
     def acknowledged(self, stream: int, cls: BlockClass, next_: int) -> None:
         self.acknowledgements.append((stream, cls, next_))
         self.in_flight = [

@@ -22,6 +22,12 @@ def test_a_ratio_budget_judges_the_ratio(ratio: float | None, holds: bool) -> No
     assert ("NO" in text) is not holds
 
 
+@pytest.mark.parametrize(("value", "peer"), [(-300.0, 33.0), (-294.0, -248.0), (143.0, -182.0), (3.0, 0.0)])
+def test_what_noise_made_of_a_cost_holds_nothing(value: float, peer: float) -> None:
+    row = Row(name="a", value=value, unit="us", peer=peer, ratio=value / peer if peer else 0.0)
+    assert not RATIO.holds(row)
+
+
 @pytest.mark.parametrize(("value", "holds"), [(10.0, True), (9.9, False)])
 def test_a_value_budget_judges_the_value(value: float, holds: bool) -> None:
     assert VALUE.holds(Row(name="b", value=value, unit="x")) is holds

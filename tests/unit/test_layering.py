@@ -184,7 +184,11 @@ def test_init_files_only_re_export() -> None:
 @pytest.mark.parametrize(
     ("path", "source", "said"),
     [
-        ("aegis/model/flow.py", "from aegis.kernel import maps", "model may import _native.policy_json, errors"),
+        (
+            "aegis/model/flow.py",
+            "from aegis.kernel import maps",
+            "model may import _native.policy_json, errors",
+        ),
         ("aegis/model/flow.py", "import time", "only aegis/runtime/clock.py and aegis/cli/ may"),
         ("aegis/host/proc.py", "def f():\n    from ..kernel import maps", "host may import"),
         ("aegis/modules/telemetry/module.py", "from aegis._native import ringbuf", "only aegis/kernel/ may"),

@@ -31,7 +31,6 @@ from aegis.runtime.module import Clock, Log
 
 PONG_S = 10.0
 FRAMES_A_TURN = 32
-AT_ONCE_BYTES = 4096  # of records; what is longer is not for the turn of whoever made it
 MOST_COMPLAINTS = (
     1000  # frames of one connection that were refused or errors; then it is a broken or hostile peer
 )
@@ -45,6 +44,7 @@ class Source(Protocol):
     """What this needs of the outbox."""
 
     def sendable(self, most_bytes: int) -> list[Block]: ...
+    def ready(self) -> bool: ...
 
 
 class Drive:
@@ -82,6 +82,9 @@ class Drive:
         self._something = asyncio.Event()
         self._rests = False  # the writing task waits for something
         self._taken: deque[Block] = deque()  # given by the source, not written yet
+        self._ahead: list[
+            tuple[int, bytes, bytes]
+        ] = []  # the parts of the first of them, where they were made
         self._frames: list[str | bytearray] = []  # sealed, and there was no room to write them
         self._phase = session.phase
         self._timer: asyncio.TimerHandle | None = None
@@ -98,7 +101,8 @@ class Drive:
     def wake(self) -> None:
         """There may be something to send: the session was told to say something, or the outbox has a block.
 
-        A block that nothing is in the way of is written before this returns; the rest is the writing task's.
+        A block that nothing is in the way of is written before this returns: a turn of its own costs a busy host more
+        than what is done in it. The rest is the writing task's.
         """
         if self._rests and not self._something.is_set() and not self._over.done():
             try:
@@ -250,20 +254,19 @@ class Drive:
         return bool(blocks)
 
     def _write_one(self) -> bool:
-        """The next block, where it is small and first in turn. Whether there is more to do, for the writing task."""
+        """The next block, where it is one batch and first in turn. Whether there is more to do, for the writing task."""
         if self._session.waiting or self._ping_due or self._unsaid.next() is not None:
             return True
         if not self._take_blocks():
             return False
-        if len(self._taken[0].records) > AT_ONCE_BYTES:
-            return True
         parts = self._parts(self._taken[0])
         if len(parts) > 1:
+            self._ahead = parts
             return True
         self._seal(self._taken.popleft(), parts[0], first=True)
         self._frames = [frame for frame in self._session.outgoing() if not self._connection.offer(frame)]
         self.batches_sent += 1
-        return bool(self._frames or self._taken) or self._take_blocks()
+        return bool(self._frames or self._taken or (self._room() and self._source.ready()))
 
     async def _write_said(self) -> None:
         await self._write_frames()
@@ -300,7 +303,8 @@ class Drive:
 
     async def _write_block(self, block: Block) -> None:
         """As one batch or, where the JSON is larger, as some."""
-        for index, part in enumerate(self._parts(block)):
+        parts, self._ahead = self._ahead or self._parts(block), []
+        for index, part in enumerate(parts):
             self._seal(block, part, first=not index)
             await self._write_frames()
             self.batches_sent += 1

@@ -2,7 +2,7 @@
 
 A block closes at 128 KiB, at 512 records, when a run with another base comes, or at its flush time: findings and verdicts
 1 ms after the first record, flows as well (a harvest comes as several runs), samples at once, events at once while
-they are few (40 blocks a second, and 400 events between them), else 50 ms after the first.
+they are few (40 blocks a second, and 400 events between them), else 60 ms after the first.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from aegis.model.block import BlockClass, Encoded, end_of
 
 MOST_BYTES: Final = 128 << 10
 MOST_RECORDS: Final = 512
-GATHER_NS: Final = 50_000_000
+GATHER_NS: Final = 60_000_000  # above what a busy ring is read by: a block is two readings
 SOON_NS: Final = (
     15_000_000  # events that would go so soon go with what comes now, without a turn of their own
 )

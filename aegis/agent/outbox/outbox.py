@@ -190,15 +190,16 @@ class Outbox:
 
     async def wait(self) -> None:
         """Until something is sendable. Before the first `sendable` of a connection anything pending is."""
-        while not self._is_ready():
+        while not self.ready():
             self._ready.clear()
             await self._ready.wait()
 
-    def _is_ready(self) -> bool:
+    def ready(self) -> bool:
+        """Whether `sendable` has something now."""
         return self._queue.ready() or (self._returning and any(shelf.disk.rows for shelf in self._queue))
 
     def _tell(self) -> None:
-        if not self._told and self._is_ready():
+        if not self._told and self.ready():
             self._told = True
             self._ready.set()
             if self.on_ready is not None:
@@ -265,12 +266,13 @@ class Outbox:
         at_ns, job_ns = self._builder.due_ns(), self._next_job_ns()
         if at_ns is None or (job_ns is not None and job_ns < at_ns):
             at_ns = job_ns
+        if self._timer is not None:
+            if self._timer_ns == at_ns:
+                return
+            self._timer.cancel()  # what comes too early wakes the loop for nothing
+            self._timer = None
         if at_ns is None:
             return
-        if self._timer is not None:
-            if self._timer_ns <= at_ns:
-                return
-            self._timer.cancel()
         self._timer_ns = at_ns
         # Whole milliseconds, as uvloop counts, and upwards: one that comes early finds nothing to do and comes again.
         left_ms = max(0, -((self._clock.monotonic_ns() - at_ns) // 1_000_000))

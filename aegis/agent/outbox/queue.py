@@ -7,13 +7,13 @@ in order. A block acknowledged before its commit is never written. The caller ma
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Iterator, Mapping
 from collections.abc import Set as AbstractSet
 from typing import Final
 
 import msgspec
 
+from aegis.agent.outbox import rebuild
 from aegis.agent.outbox.builder import Draft
 from aegis.agent.outbox.changes import (
     Changes,
@@ -26,6 +26,7 @@ from aegis.agent.outbox.changes import (
     Totals,
     eviction_losses,
 )
+from aegis.agent.outbox.flights import Flights
 from aegis.agent.outbox.rows import CLASSES, stored_bytes
 from aegis.agent.outbox.shelf import Entry, Flight, Lane, Shelf
 from aegis.model.block import Block, BlockClass
@@ -64,15 +65,6 @@ class Fetch(msgspec.Struct, frozen=True, kw_only=True):
     turn: int
 
 
-class Rebuild(msgspec.Struct, frozen=True, kw_only=True):
-    """A successor of the file in the making: the rows it is to have, and those that are or may get on the way."""
-
-    spans: dict[BlockClass, tuple[Span, ...]]
-    losses: Losses
-    flying: dict[tuple[BlockClass, int], tuple[int, int]]  # class and seq to records and bytes
-    before: dict[BlockClass, Totals]
-
-
 class Queue:
     """All classes. Every method is quick and does no I/O."""
 
@@ -84,7 +76,7 @@ class Queue:
         )
         self._boot_id = boot_id
         self._shelves = {cls: Shelf(cls) for cls in CLASSES}
-        self._flights: dict[tuple[int, BlockClass], deque[Flight]] = {}
+        self._flights = Flights()
         self._turn = 0
         self._linked = False
         self._going = CLASSES  # what may be handed out now
@@ -92,8 +84,7 @@ class Queue:
         self._changed_ns: int | None = None  # since when deletions or losses wait to be written
         self._memory = 0  # bytes of entries
         self._urgent = 0  # entries that tell of losses
-        self._rebuild: Rebuild | None = None
-        self._settled: set[tuple[BlockClass, int]] = set()  # rows acknowledged since the rebuild began
+        self._rebuild: rebuild.Rebuild | None = None
 
     def shelf(self, cls: BlockClass) -> Shelf:
         return self._shelves[cls]
@@ -212,7 +203,7 @@ class Queue:
                     lane.pop()
                 else:
                     lane.low = lane.waiting.popleft().seq + 1
-                self._flights.setdefault((block.stream, block.cls), deque()).append(flight)
+                self._flights.add(block.stream, block.cls, flight)
                 found.append(block)
                 most_bytes -= len(block.records)
         return found
@@ -222,18 +213,16 @@ class Queue:
 
         More than was handed out cannot be acknowledged; a block that is acknowledged in part stays whole.
         """
-        flights = self._flights.get((stream, cls))
         shelf = self._shelves[cls]
         done = 0
-        while flights and flights[0].end <= next_:
-            flight = flights.popleft()
+        for flight in self._flights.arrived(stream, cls, next_):
             done += flight.count
             entry = flight.entry
             if flight.on_disk:
                 shelf.remove_row(flight.count, flight.size)
                 shelf.delete(flight.seq)
                 if self._rebuild is not None:
-                    self._settled.add((cls, flight.seq))
+                    self._rebuild.settled.add((cls, flight.seq))
                 self.changed(now_ns)
             elif flight.ghost:
                 shelf.ghosts -= flight.count
@@ -243,8 +232,6 @@ class Queue:
                 self._forget(shelf, entry)
                 if entry.block.losses:
                     self.changed(now_ns)
-        if flights is not None and not flights:
-            del self._flights[stream, cls]
         shelf.tally.acknowledged += done
         return done
 
@@ -258,9 +245,8 @@ class Queue:
         self._turn += 1
         self._linked = False
         self._going = CLASSES
-        for (_, cls), flights in self._flights.items():
-            ghosts = sum(flight.count for flight in flights if flight.ghost)
-            shelf = self._shelves[cls]
+        for shelf in self:
+            ghosts = self._flights.ghosts(shelf.cls)
             shelf.ghosts -= ghosts
             shelf.tally.corrupt += ghosts
             shelf.lose("corrupt", ghosts)
@@ -368,13 +354,7 @@ class Queue:
 
     def _held(self, shelf: Shelf) -> int:
         """Bytes of rows on the way or read ahead: they are not dropped."""
-        flying = sum(
-            flight.size
-            for (_, cls), flights in self._flights.items()
-            if cls is shelf.cls
-            for flight in flights
-            if flight.on_disk
-        )
+        flying = sum(flight.size for flight in self._flights.on_disk(shelf.cls))
         return flying + shelf.backlog.ahead_bytes + shelf.live.ahead_bytes
 
     def applied(self, changes: Changes, evicted: Mapping[BlockClass, Evicted], now_ns: int) -> None:
@@ -471,13 +451,7 @@ class Queue:
             lanes = (shelf.backlog, shelf.live)
             if not shelf.disk.rows or any(lane.ahead or shelf.rows_left(lane) for lane in lanes):
                 continue
-            flights = [
-                flight
-                for (_, cls), flights in self._flights.items()
-                if cls is shelf.cls
-                for flight in flights
-                if flight.on_disk
-            ]
+            flights = list(self._flights.on_disk(shelf.cls))
             records = shelf.disk.records - sum(flight.count for flight in flights)
             if len(flights) == shelf.disk.rows:
                 continue
@@ -513,86 +487,21 @@ class Queue:
 
     # ---- another file
 
-    def begin_rebuild(self) -> Rebuild:
+    def begin_rebuild(self) -> rebuild.Rebuild:
         """What a successor of the file is to have; `rebuilt` or `not_rebuilt` says how it ended."""
-        flying = {
-            (cls, flight.seq): (flight.count, flight.size)
-            for (_, cls), flights in self._flights.items()
-            for flight in flights
-            if flight.on_disk
-        }
-        for shelf in self:
-            for lane in (shelf.backlog, shelf.live):
-                flying |= {(shelf.cls, row.seq): (row.count, row.size) for row in lane.ahead}
-        self._settled.clear()
-        self._rebuild = Rebuild(
-            spans={shelf.cls: shelf.kept() for shelf in self},
-            losses=self.untold(),
-            flying=flying,
-            before={
-                shelf.cls: Totals(shelf.disk.rows, shelf.disk.records, shelf.disk.size) for shelf in self
-            },
-        )
+        self._rebuild = rebuild.begin(self, self._flights, self.untold())
         return self._rebuild
 
     def not_rebuilt(self) -> None:
         self._rebuild = None
 
     def rebuilt(
-        self, totals: Mapping[BlockClass, Totals], missing: AbstractSet[tuple[BlockClass, int]], now_ns: int
+        self, totals: Mapping[BlockClass, Totals], missing: AbstractSet[rebuild.Key], now_ns: int
     ) -> int:
-        """The successor is there. `missing` are those of `flying` it does not have. Gives the records that are lost.
-
-        What is on the way and not in the file may still be acknowledged; it is settled then, or at the disconnection.
-        """
-        rebuild, self._rebuild = self._rebuild, None
-        assert rebuild is not None
-        flights = {
-            (cls, flight.seq): flight
-            for (_, cls), flights in self._flights.items()
-            for flight in flights
-            if flight.on_disk
-        }
-        lost = 0
-        for shelf in self:
-            there, before = totals[shelf.cls], rebuild.before[shelf.cls]
-            rows, records, size = (
-                before.rows - there.rows,
-                before.records - there.records,
-                before.size - there.size,
-            )
-            for key in missing:
-                if (
-                    key[0] is shelf.cls and key in self._settled
-                ):  # it arrived: nothing is lost, and it is off already
-                    rows, records, size = (
-                        rows - 1,
-                        records - rebuild.flying[key][0],
-                        size - rebuild.flying[key][1],
-                    )
-            shelf.disk.rows -= rows
-            shelf.disk.records -= records
-            shelf.disk.size -= size
-            for key in missing:
-                flight = flights.get(key)
-                if key[0] is shelf.cls and flight is not None:
-                    flight.ghost = True
-                    shelf.ghosts += flight.count
-                    records -= flight.count
-            if records > 0:
-                shelf.tally.corrupt += records
-                shelf.lose("corrupt", records)
-                lost += records
-            else:
-                shelf.tally.recovered -= records
-            asked = rebuild.spans[shelf.cls]
-            shelf.deletes = [
-                span
-                for span in shelf.deletes
-                if any(low <= span[1] and span[0] <= high for low, high in asked)
-            ]
-            for lane in (shelf.backlog, shelf.live):
-                lane.forget_ahead()
+        """The successor is there: as `rebuild.settle`."""
+        begun, self._rebuild = self._rebuild, None
+        assert begun is not None
+        lost = rebuild.settle(begun, self, self._flights, totals, missing)
         self._turn += 1
         self.changed(now_ns)
         return lost

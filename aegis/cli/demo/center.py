@@ -6,6 +6,7 @@ import http.client
 import json
 import sys
 import time
+import urllib.parse
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -71,13 +72,22 @@ class Center:
         """What the Actions API answers to a GET, decoded. Raises HostError when it refuses."""
         return self._answer("GET", path, None)
 
-    def ask_until(self, path: str, holds: Callable[[Any], bool], seconds: float = 10.0) -> Any:
-        """Ask until the answer is as wanted, or the time is over; the last answer."""
+    def count_until(
+        self, path: str, choose: Callable[[Any], bool], enough: int, seconds: float = 10.0
+    ) -> int:
+        """Ask until `enough` items of a list are chosen, or the time is over; how many were.
+
+        A busy host has events of others on the first pages.
+        """
         deadline = time.monotonic() + seconds
         while True:
-            found = self.ask(path)
-            if holds(found) or time.monotonic() > deadline:
-                return found
+            page = self.ask(path)
+            count = sum(map(choose, page["items"]))
+            while page["next"] and count < enough and time.monotonic() < deadline:
+                page = self.ask(f"{path}&cursor={urllib.parse.quote(page['next'])}")
+                count += sum(map(choose, page["items"]))
+            if count >= enough or time.monotonic() > deadline:
+                return count
             time.sleep(0.05)
 
     def order(self, uid: str, channel: str, message: dict[str, Any]) -> dict[str, Any]:

@@ -14,12 +14,11 @@ import click
 
 from aegis.cli.ending import Ending, orderly
 from aegis.cli.exits import EXIT_FAILED, EXIT_REFUSED
+from aegis.cli.extras import line_for
 
 if TYPE_CHECKING:
     from aegis.cli.demo.stage import Stage
     from aegis.cli.demo.steps import Step
-
-NO_GATEWAY = "the gateway's packages: pip install 'aegis[gateway]'; the steps that need it are left out"
 
 # Features without which no step can be shown, by the names of `aegis doctor`.
 NEEDED = ("bpf", "btf", "ringbuf", "tracing", "sk_storage", "cgroup2", "cgroup", "iterators")
@@ -48,7 +47,11 @@ def demo(context: click.Context, keep: bool, as_json: bool) -> None:
         context.exit(EXIT_REFUSED)
     gateway = can_run_gateway()
     if not gateway:
-        click.echo(f"aegis: missing: {NO_GATEWAY}", err=True)
+        click.echo(
+            "aegis: missing: the gateway's packages; the steps that need them are left out\n"
+            f"  hint: {line_for('gateway')}",
+            err=True,
+        )
     failed = 0
     # Closed before anything else is done about an exception: what is on the stage goes with the generator.
     with orderly() as ending, closing(play(ending, keep=keep, quiet=as_json, gateway=gateway)) as steps:
@@ -109,6 +112,9 @@ def play(ending: Ending, *, keep: bool, quiet: bool, gateway: bool) -> Generator
                 f"  packet programs at tc on {INTERFACE} ({stage.edge_v4}), inside the first namespace"
             )
             click.echo(f"  socket owner hook on the cgroup {stage.cgroup}")
+            click.echo(
+                "  counters of nftables on both ends of that pair, where nft is there; they only count"
+            )
             click.echo("  tracepoints for exec, exit, fork, TCP states and cgroups, which only read")
             if gateway:
                 click.echo(

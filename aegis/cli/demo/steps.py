@@ -12,8 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from aegis.cli.client import request
-from aegis.cli.demo import actors
+from aegis.cli.demo import actors, judges, measuring
 from aegis.cli.demo.stage import INTERFACE, Stage
 from aegis.errors import HostError
 from aegis.host import children
@@ -51,8 +50,9 @@ class Play:
             if stream.read(1) != b"1":
                 raise HostError("the demo's server in the peer namespace did not start")
         self.program = shutil.which("true") or "/bin/true"
-        self.started_ns = time.monotonic_ns()
-        self.cpu_before = _cpu_seconds(stage.agent)
+        assert stage.agent is not None
+        self.meter = measuring.Meter(stage.agent.pid)
+        self.nftables = judges.Nftables(stage.edge, stage.peer, INTERFACE, self.denied)
 
     def close(self) -> None:
         """End the server."""
@@ -73,7 +73,7 @@ class Play:
             ROLL.randrange(50, 150),
         )
         sizes = [(ROLL.randrange(1, 20000), ROLL.randrange(1, 20000)) for _ in range(connections)]
-        forks, before = _forks(), stage.statistics()
+        forks, before, before_nftables = judges.forks(), stage.statistics(), self.nftables.arrived()
         # The peer takes the datagrams: a closed port would answer with ICMP errors, which is another flow.
         with stage.peer.entered():
             sink = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM)
@@ -87,9 +87,9 @@ class Play:
                 self.datagram,
                 [ROLL.randrange(1, 1200) for _ in range(datagrams)],
             )
-            forked = _forks() - forks
+            forked = judges.forks() - forks
             # The sink stays until all is still: a datagram that is under way when it closes is answered with ICMP.
-            flows, by_interface = self._settled_flows(before)
+            flows, by_interface, by_nftables = self._settled_flows(before, before_nftables)
         execs = stage.ask_until(
             "events",
             {"types": ["exec"], "last": 10000},
@@ -105,7 +105,7 @@ class Play:
             lambda row: row["dst"] == stage.peer_v4 and row["dst_port"] == self.allowed,
         )
         stored = self._stored(
-            "type=exec",
+            f"type=exec&process={Path(self.program).name}",
             programs,
             lambda row: (
                 row["unit"] == unit and row["exe"] and Path(row["exe"]).name == Path(self.program).name
@@ -128,6 +128,7 @@ class Play:
             "unit": unit,
             "agent": by_agent,
             "interface": by_interface,
+            **self._judged("nftables", by_nftables),
         }
         ok = (
             len(execs) == ran == programs
@@ -139,11 +140,14 @@ class Play:
             == evidence["connect_events_of_unit"]
             and len(owned) == len(flows) == connections + 1
             and by_agent == by_interface
+            and by_nftables in (None, by_agent)
         )
         return Step(1, "processes, sockets and flows, with owner and unit", ok, evidence)
 
-    def _settled_flows(self, before: LinkStatistics) -> tuple[list[dict[str, Any]], dict[str, int]]:
-        """The flows and what the interface counted since `before`: once both agree and each flow has its owner.
+    def _settled_flows(
+        self, before: LinkStatistics, before_nftables: dict[str, int] | None
+    ) -> tuple[list[dict[str, Any]], dict[str, int], dict[str, int] | None]:
+        """The flows, and what interface and nftables counted since: once all agree and each flow has its owner.
 
         A last acknowledgement may still come, and the record that names a process may come after its packets. When the
         time is over, what is there now; the step judges it.
@@ -151,15 +155,40 @@ class Play:
         deadline = time.monotonic() + 5
         while True:
             flows, now = self.stage.ask("flows"), self.stage.statistics()
+            by_nftables = judges.since(self.nftables.arrived(), before_nftables)
             counted = {
                 "packets_sent": now.tx_packets - before.tx_packets,
                 "bytes_sent": now.tx_bytes - before.tx_bytes,
                 "packets_received": now.rx_packets - before.rx_packets,
                 "bytes_received": now.rx_bytes - before.rx_bytes,
             }
-            settled = _sum(flows) == counted and all(row["unit"] == self.stage.unit.name for row in flows)
+            agreed = _sum(flows) == counted and by_nftables in (None, counted)
+            settled = agreed and all(row["unit"] == self.stage.unit.name for row in flows)
             if settled or time.monotonic() > deadline:
-                return flows, counted
+                return flows, counted, by_nftables
+            time.sleep(0.1)
+
+    def _judged(self, name: str, reading: dict[str, int] | None) -> dict[str, Any]:
+        """A reading of nftables as evidence; why there is none, by name."""
+        return (
+            {name: reading} if reading is not None else {name: None, f"{name}_reason": self.nftables.reason}
+        )
+
+    def _dropped(self) -> int:
+        """Packets to the denied port that our hook dropped, as the flows tell it."""
+        return sum(
+            row["packets_dropped"]
+            for row in self.stage.ask("flows")
+            if (row["protocol"], row["dst"], row["dst_port"]) == ("tcp", self.stage.peer_v4, self.denied)
+        )
+
+    def _settled_packets(self, before: dict[str, int] | None, cut: bool) -> tuple[int, dict[str, int] | None]:
+        """Dropped packets by our account, and what nftables saw of the denied port since: once both tell one story."""
+        deadline = time.monotonic() + 5
+        while True:
+            reading, dropped = judges.since(self.nftables.marked(), before), self._dropped()
+            if _one_story(reading, dropped, cut=cut) or time.monotonic() > deadline:
+                return dropped, reading
             time.sleep(0.1)
 
     def balance(self) -> Step:
@@ -199,7 +228,7 @@ class Play:
         stage = self.stage
         applied = stage.ask("policy.apply", {"document": self._policy(mode)})[0]
         tries = ROLL.randrange(2, 5)
-        since = time.time_ns()
+        since, before = time.time_ns(), self.nftables.marked()
         marked = self.client(actors.talk, stage.peer_v4, self.denied, [(10, 10)] * tries)
         others = self.client(actors.talk, stage.peer_v4, self.allowed, [(10, 10)] * tries)
         wanted = "audit" if mode == "observe" else "deny"
@@ -212,8 +241,9 @@ class Play:
             ),
         )
         first = verdicts[0] if verdicts else {}
+        dropped, by_nftables = self._settled_packets(before, cut=mode == "enforce")
         stored = self._stored(
-            "type=verdict",
+            f"type=verdict&port={self.denied}",
             1,
             lambda row: (
                 (row["verdict"], row["rule"], row["dst_port"]) == (wanted, "egressDeny[0]", self.denied)
@@ -230,6 +260,8 @@ class Play:
             "policy": first.get("policy"),
             "rule": first.get("rule"),
             "unit": first.get("unit"),
+            "packets_dropped": dropped,
+            **self._judged("packets_by_nftables", by_nftables),
             **({} if stored is None else {"verdict_at_the_gateway": bool(stored)}),
         }
 
@@ -241,6 +273,7 @@ class Play:
             and evidence["other"] == ["ok"]
             and (evidence["verdict"], evidence["policy"], evidence["rule"])
             == ("audit", POLICY, "egressDeny[0]")
+            and _one_story(evidence["packets_by_nftables"], evidence["packets_dropped"], cut=False)
             and evidence.get("verdict_at_the_gateway", True)
         )
         return Step(3, "a policy in observe mode: all passes, the event says what it would cut", ok, evidence)
@@ -253,6 +286,7 @@ class Play:
             and evidence["other"] == ["ok"]
             and (evidence["verdict"], evidence["policy"], evidence["rule"])
             == ("deny", POLICY, "egressDeny[0]")
+            and _one_story(evidence["packets_by_nftables"], evidence["packets_dropped"], cut=True)
             and evidence.get("verdict_at_the_gateway", True)
         )
         return Step(4, "the same enforced: the denied connection fails, the allowed one works", ok, evidence)
@@ -276,11 +310,7 @@ class Play:
         center = self.stage.center
         if center is None:
             return None
-        found = center.ask_until(
-            f"/events?agent={self.uid}&last=1000&{query}",
-            lambda page: sum(map(choose, page["items"])) >= count,
-        )
-        return sum(map(choose, found["items"]))
+        return center.count_until(f"/events?agent={self.uid}&limit=1000&{query}", choose, count)
 
     def order_about(self) -> Step:
         """6: a module stopped and started from the gateway; the answer comes after the change, the others go on."""
@@ -321,24 +351,16 @@ class Play:
     def measure(self, start_s: float, gateway_s: float | None) -> Step:
         """7: the agent's memory, CPU and latency, read from outside."""
         count = 100
-        reading, writing = os.pipe()
-        with (
-            children.call(_listen, self.stage.socket, self.stage.unit.name, count, writing) as listener,
-            os.fdopen(reading, "rb") as ready,
-        ):
-            os.close(writing)
-            ready.read(1)
-            self.client(actors.run_spaced, self.program, count, 0.005)
-            arrivals: list[tuple[int, int]] = listener.result(20)
-        delays = sorted((arrived - happened) / 1e6 for happened, arrived in arrivals)
-        seconds = (time.monotonic_ns() - self.started_ns) / 1e9
-        cpu = _cpu_seconds(self.stage.agent) - self.cpu_before
+        delays = measuring.delays_ms(
+            self.stage.socket,
+            self.stage.unit.name,
+            count,
+            lambda: self.client(actors.run_spaced, self.program, count, 0.005),
+        )
         evidence: dict[str, Any] = {
             **({} if gateway_s is None else {"gateway_start_s": round(gateway_s, 3)}),
             "start_s": round(start_s, 3),
-            "rss_mb": round(_rss_bytes(self.stage.agent) / 1e6, 1),
-            "cpu_percent_of_a_core": round(100 * cpu / seconds, 2),
-            "over_s": round(seconds, 1),
+            **self.meter.read(),
             "events": len(delays),
             "latency_ms_p50": round(delays[len(delays) // 2], 3) if delays else None,
             "latency_ms_p99": round(delays[int(len(delays) * 0.99)], 3) if delays else None,
@@ -348,33 +370,12 @@ class Play:
         return Step(7, "the agent's memory, CPU and latency of this run", ok, evidence)
 
 
-def _listen(socket_path: str, unit: str, count: int, ready: int) -> list[tuple[int, int]]:
-    """When each of the next `count` programs of the unit began, by the kernel, and when its event was here."""
-    arrivals: list[tuple[int, int]] = []
-    live = False
-    try:
-        for row in request(
-            socket_path, "events", {"follow": True, "types": ["exec"], "last": 1}, timeout_s=8
-        ):
-            now = time.time_ns()
-            if not live:
-                os.write(ready, b"1")  # the one of the history: from here on the stream is live
-                live = True
-            elif row["unit"] == unit:
-                arrivals.append((row["time_ns"], now))
-                if len(arrivals) == count:
-                    break
-    except TimeoutError:
-        return arrivals
-    return arrivals
-
-
-def _forks() -> int:
-    """Forks since boot, by the kernel's own count."""
-    for line in Path("/proc/stat").read_text().splitlines():
-        if line.startswith("processes "):
-            return int(line.split()[1])
-    raise HostError("/proc/stat has no line `processes`")
+def _one_story(by_nftables: dict[str, int] | None, dropped: int, *, cut: bool) -> bool:
+    """Cut: all that left the client was dropped by us, and nothing came. Else nothing was dropped, and all came."""
+    if by_nftables is None:
+        return (dropped > 0) == cut
+    left, came = by_nftables["left_the_client"], by_nftables["came_to_the_peer"]
+    return left > 0 and (dropped, came) == ((left, 0) if cut else (0, left))
 
 
 def _sum(flows: list[dict[str, Any]]) -> dict[str, int]:
@@ -388,17 +389,3 @@ def _described(flow: dict[str, Any]) -> str:
         f"{flow['protocol']} {flow['src']} {flow['src_port']} -> {flow['dst']} {flow['dst_port']} {flow['state']}, "
         f"owner {flow['owner']} pid {flow['pid']} unit {flow['unit'] or flow.get('unit_reason')}"
     )
-
-
-def _cpu_seconds(agent: children.Child | None) -> float:
-    assert agent is not None
-    fields = Path(f"/proc/{agent.pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-
-
-def _rss_bytes(agent: children.Child | None) -> int:
-    assert agent is not None
-    for line in Path(f"/proc/{agent.pid}/status").read_text().splitlines():
-        if line.startswith("VmRSS:"):
-            return int(line.split()[1]) * 1024
-    raise HostError("the agent's status has no VmRSS")

@@ -10,8 +10,10 @@ struct aegis_constants {
     __u64 ring_reserved_bytes; /* kept for urgent kinds */
     __u64 image_bytes;         /* of a policy image: one of enum aegis_image_size */
     __u64 rules;               /* ranks that aegis_rule_hits has room for, twice */
+    __u32 senders;             /* 1: the packet programs look at who sends */
+    __u32 pad0;
 };
-AEGIS_ASSERT_SIZE(struct aegis_constants, 40)
+AEGIS_ASSERT_SIZE(struct aegis_constants, 48)
 
 /* ARRAY[1], mmapable, pinned: read by every packet, written by one 8-byte store each. */
 struct aegis_control {

@@ -43,6 +43,7 @@ struct aegis_packet {
     __u32 quoted;       /* ICMP error: offset of the packet it quotes */
     __u8 error;         /* ICMP error that stands in the flow of the packet it quotes */
     __u8 outer_verdict; /* error: what the policy says of its own sender and receiver, */
+    __u8 handed;        /* sent by another process than the flow's owner was until now */
     __u32 outer_rule;   /* where they are not those of the flow */
 } __attribute__((aligned(8)));
 

@@ -102,8 +102,26 @@ struct signal_struct {
     atomic_t live;
 };
 
+struct fdtable {
+    unsigned int max_fds;
+    struct file **fd;
+};
+
+struct files_struct {
+    struct fdtable *fdt;
+    unsigned int next_fd;
+};
+
+/* x86. */
+struct pt_regs___kernel {
+    unsigned long orig_ax;
+    unsigned long ss;
+};
+
 struct task_struct {
+    void *stack;
     unsigned int flags;
+    int softirq_disable_cnt; /* PREEMPT_RT */
     int pid;
     int tgid;
     int exit_code;
@@ -114,6 +132,7 @@ struct task_struct {
     struct css_set *cgroups;
     struct mm_struct *mm;
     struct fs_struct *fs;
+    struct files_struct *files;
     struct signal_struct *signal;
     char comm[16];
 };
@@ -144,8 +163,16 @@ struct sock_common {
     struct in6_addr skc_v6_rcv_saddr;
 };
 
+typedef struct {
+    int owned;
+} socket_lock_t;
+
+struct socket;
+
 struct sock {
     struct sock_common __sk_common;
+    socket_lock_t sk_lock;
+    struct socket *sk_socket;
     __u8 sk_kern_sock : 1;
     __u16 sk_protocol;
     int sk_err;
@@ -157,6 +184,7 @@ struct inet_sock {
 };
 
 struct socket {
+    struct file *file;
     struct sock *sk;
 };
 

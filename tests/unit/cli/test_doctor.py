@@ -8,6 +8,7 @@ from typing import Any, cast
 
 import pytest
 
+from aegis.agent import interface_feature
 from aegis.agent.answers import Answers
 from aegis.cli import doctor
 from aegis.kernel import features
@@ -18,6 +19,7 @@ FOUND = (
     Feature(name="bpf", state="ok", source="", reason="", effect="", hint=""),
     Feature(name="tcx", state="missing", source="tried", reason="r", effect="e", hint="h"),
 )
+WATCHED = Feature(name="interfaces", state="ok", source="watched: eth0", reason="", effect="", hint="")
 
 
 def without_time(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -26,11 +28,17 @@ def without_time(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def test_local_rows_are_as_the_agents(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(features, "probe_all", lambda: FOUND)
+    monkeypatch.setattr(interface_feature, "of_host", lambda _: WATCHED)
+    monkeypatch.setattr(interface_feature, "of_agent", lambda *_: WATCHED)
     agent = SimpleNamespace(
         kernel=SimpleNamespace(
-            features=SimpleNamespace(probe=lambda: FOUND), names=SimpleNamespace(features=tuple)
+            features=SimpleNamespace(probe=lambda: FOUND),
+            names=SimpleNamespace(features=tuple),
+            datapath=None,
         ),
+        conditions=SimpleNamespace(all=tuple),
         uplink=SimpleNamespace(status=lambda: SimpleNamespace(state=LinkState.UNCONFIGURED)),
     )
     told = cast("list[dict[str, Any]]", asyncio.run(Answers(cast("Any", agent)).doctor({})))
     assert without_time(doctor.local_rows()) == without_time(told)
+    assert [row["feature"] for row in told] == ["bpf", "tcx", "interfaces"]

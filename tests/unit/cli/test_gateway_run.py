@@ -8,6 +8,7 @@ import click
 import pytest
 from click.testing import CliRunner
 
+from aegis.cli.extras import line_for
 from aegis.cli.gateway_run import _Address, run
 
 
@@ -38,7 +39,7 @@ def test_a_missing_extra_names_the_line_that_helps(monkeypatch: pytest.MonkeyPat
     result = CliRunner().invoke(run, ["--data-dir", "/nowhere"])
     assert result.exit_code == 4
     assert "litestar, uvicorn" in result.output
-    assert "pip install 'aegis[gateway]'" in result.output
+    assert f"hint: {line_for('gateway')}" in result.output
 
 
 def test_help_names_every_flag() -> None:

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 from aegis.kernel import abi
 from aegis.kernel.constants import Constants
 
@@ -11,6 +13,8 @@ def test_packed_as_the_struct() -> None:
     assert len(CONSTANTS.pack()) == abi.struct("aegis_constants").size
     assert (view.agent_tgid, view.cgroup_hierarchy_v2) == (7, 1)
     assert (view.ring_bytes, view.ring_reserved_bytes) == (1 << 20, 1 << 17)
+    assert view.senders == 1
+    assert abi.unpack("aegis_constants", replace(CONSTANTS, senders=False).pack()).senders == 0
 
 
 def test_a_ring_of_another_size_keeps_the_share() -> None:

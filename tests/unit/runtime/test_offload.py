@@ -2,10 +2,12 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import weakref
 
 import pytest
 
 from aegis.runtime import offload
+from tests.support.awaiting import await_condition
 
 
 async def test_the_loop_turns_while_a_call_blocks() -> None:
@@ -94,6 +96,25 @@ def test_a_close_leaves_nothing_undone_and_takes_nothing_more() -> None:
         gatherer.put(1)
     assert gatherer.join(5)
     assert handled == list(range(1000))
+
+
+def test_an_idle_thread_holds_nothing_of_what_it_handled() -> None:
+    class Page:
+        """As large as a result may be."""
+
+    page, handled = Page(), threading.Event()
+    alive = weakref.ref(page)
+
+    def handle(_pages: list[Page]) -> None:
+        handled.set()
+
+    gatherer = offload.Gatherer(handle, "test")
+    gatherer.put(page)
+    del page
+    assert handled.wait(5)
+    await_condition(lambda: alive() is None, 5)
+    gatherer.close()
+    assert gatherer.join(5)
 
 
 async def test_a_worker_makes_its_calls_in_order_on_one_thread() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import importlib
 import sys
 from collections.abc import Callable
@@ -24,6 +25,7 @@ from aegis.runtime.spin import (
     Spin,
     SpinWatch,
     culprit,
+    frame_of,
 )
 
 
@@ -219,3 +221,23 @@ async def test_a_real_loop_that_spins(
     assert watch._lookout is not None
     assert watch._lookout.join(5)
     assert this_thread() == watch._thread
+
+
+@pytest.mark.parametrize("collects", [True, False])
+def test_nothing_is_collected_while_the_frames_are_taken(
+    monkeypatch: pytest.MonkeyPatch, *, collects: bool
+) -> None:
+    taken, before = sys._current_frames, gc.isenabled()
+    during = []
+
+    def frames() -> dict[int, FrameType]:
+        during.append(gc.isenabled())
+        return taken()
+
+    monkeypatch.setattr(sys, "_current_frames", frames)
+    (gc.enable if collects else gc.disable)()
+    try:
+        assert frame_of(this_thread()) is not None
+        assert (during, gc.isenabled()) == ([False], collects)
+    finally:
+        (gc.enable if before else gc.disable)()

@@ -242,30 +242,53 @@ async def settled(linked: Linked) -> None:
     await asyncio.sleep(0.05)
 
 
-async def test_a_small_block_is_written_in_the_turn_it_came(
+async def test_a_block_of_one_batch_is_written_in_the_turn_it_came(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     offered = Offered(monkeypatch)
+    made: list[int] = []  # counts of the blocks that became JSON
+    parts = drive.parts_of
+
+    def noting(one: Block, **more: Any) -> Any:
+        made.append(one.count)
+        return parts(one, **more)
+
+    monkeypatch.setattr(drive, "parts_of", noting)
     gateway = SmallGateway()
     async with serving(gateway) as url:
         linked = Linked(url, tmp_path)
         async with linked.kept():
             await settled(linked)
             before = offered.count
-            linked.shelf.put(block(1, LOSS, 1))
+            linked.shelf.put(block(1, LOSS * 511, 511))
             assert offered.count == before + 1
-            long = drive.AT_ONCE_BYTES // len(LOSS) + 1
-            linked.shelf.put(block(2, LOSS * long, long))
-            linked.shelf.put(block(2 + long, LOSS, 1))
-            assert offered.count == before + 1  # nothing overtakes what is long
-            await comes(lambda: (1, BlockClass.EVENT, 3 + long) in linked.shelf.acknowledgements)
+            linked.shelf.put(block(512, LOSS * 600, 600))
+            linked.shelf.put(block(1112, LOSS, 1))
+            assert offered.count == before + 1  # nothing overtakes what is more than a batch
+            await comes(lambda: (1, BlockClass.EVENT, 1113) in linked.shelf.acknowledgements)
     assert gateway.refused == []
-    assert [(batch.first, len(batch.items)) for batch in gateway.batches] == [
-        (0, 1),
-        (1, 1),
-        (2, long),
-        (2 + long, 1),
-    ]
+    assert sum(len(batch.items) for batch in gateway.batches) == 1113
+    assert [batch.first for batch in gateway.batches] == sorted(batch.first for batch in gateway.batches)
+    assert [batch.first for batch in gateway.batches][:3] == [0, 1, 512]
+    assert made == [1, 511, 600, 1]  # none twice
+
+
+async def test_what_is_left_behind_a_block_at_once_is_the_writing_tasks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The source gives less than it has, and says so: nobody would call again."""
+    gateway = SmallGateway()
+    async with serving(gateway) as url:
+        linked = Linked(url, tmp_path)
+        async with linked.kept():
+            await settled(linked)
+            give = linked.shelf.sendable
+            monkeypatch.setattr(linked.shelf, "sendable", lambda _most: give(1))
+            linked.shelf.waiting.append(block(1, LOSS, 1))
+            linked.shelf.waiting.append(block(2, LOSS, 1))
+            linked.shelf.put(block(3, LOSS, 1))
+            await comes(lambda: (1, BlockClass.EVENT, 4) in linked.shelf.acknowledgements)
+    assert [batch.first for batch in gateway.batches] == [0, 1, 2, 3]
 
 
 async def test_a_block_there_is_no_room_for_goes_first_when_there_is(

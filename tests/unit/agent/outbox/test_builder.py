@@ -38,6 +38,18 @@ def test_a_stream_of_events_leaves_none_that_goes_at_once() -> None:
     assert builder.add(run_of(EVENT, [1], base_ns=0), 505 * 20 * MS + MS) == []
 
 
+def test_a_block_is_two_readings_of_a_busy_ring() -> None:
+    builder = Builder()
+    builder.add(run_of(EVENT, range(400), base_ns=0), 0)  # what may go at once is used up
+    builder.close_all()
+    closed = []
+    for turn in range(20):  # 51 ms apart
+        now_ns = turn * 51 * MS
+        assert not builder.close_due(now_ns)
+        closed += builder.add(run_of(EVENT, range(150), base_ns=0), now_ns)
+    assert [draft.count for draft in closed] == [300] * 10
+
+
 def test_what_goes_at_once_takes_along_what_waits() -> None:
     builder = Builder()
     builder.add(run_of(EVENT, range(400), base_ns=0), 0)

@@ -160,6 +160,39 @@ async def test_a_block_acknowledged_before_its_commit_is_never_written(tmp_path:
     database.close()
 
 
+async def test_the_loop_is_not_woken_for_what_was_done_meanwhile(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    outbox, _ = make(tmp_path, changed={"commit_ms": 30.0})
+    await outbox.open()
+    ledger, gateway = Ledger(), Gateway()
+    ledger.issue(outbox, EVENT, 512)
+    gateway.drain(outbox)
+    turns: list[int] = []
+    turn = Outbox._turn
+
+    def noting(self: Outbox) -> None:
+        turns.append(1)
+        turn(self)
+
+    def timed() -> bool:
+        return outbox._timer is not None
+
+    monkeypatch.setattr(Outbox, "_turn", noting)
+    for _ in range(2):
+        ledger.issue(outbox, EVENT, 100)  # waits for more
+        assert timed()
+        ledger.issue(outbox, EVENT, 412)  # closes the block
+        assert gateway.drain(outbox) == 512
+        assert not timed()  # neither the block's time nor its commit is waited for
+        await asyncio.sleep(0.15)
+    assert turns == []
+    await gateway.drain_all(outbox)
+    check_balance(outbox)
+    ledger.judge(gateway, exact=True)
+    await outbox.close(2)
+
+
 async def test_findings_overtake_and_live_blocks_do_not_wait_for_the_backlog(tmp_path: Path) -> None:
     outbox, _ = make(tmp_path)
     await outbox.open()

@@ -162,27 +162,6 @@ async def test_a_number_that_a_loss_of_power_took_away_is_not_given_again(tmp_pa
     await left.close()
 
 
-async def test_writes_that_wait_together_share_a_commit(tmp_path: Path) -> None:
-    store = SqliteStore(str(prepared(tmp_path)))
-    await store.open()
-    await store.save_agent(agent(UID))
-    begun = 0
-    before = store._writer._begin
-
-    def count(connection: object) -> None:
-        nonlocal begun
-        begun += 1
-        before(connection)  # type: ignore[arg-type]
-
-    import sqlalchemy as sa
-
-    sa.event.remove(store._writer._engine, "begin", before)
-    sa.event.listen(store._writer._engine, "begin", count)
-    await asyncio.gather(*(store.append([batch(0, [n], stream=n)]) for n in range(200)))
-    await store.close()
-    assert begun <= 20
-
-
 async def test_a_writer_that_cannot_says_so_and_recovers(tmp_path: Path) -> None:
     store = SqliteStore(str(prepared(tmp_path)))
     await store.open()
