@@ -110,12 +110,16 @@ def test_the_deadline_passes(kernel: KernelJudge, agent: Callable[[], Enforcer])
 
 
 @pytest.mark.parametrize("first", [False, True], ids=["after a policy", "the first policy"])
-def test_undone_by_hand(kernel: KernelJudge, agent: Callable[[], Enforcer], first: bool) -> None:
+def test_undone_by_hand(
+    kernel: KernelJudge, agent: Callable[[], Enforcer], tmp_path: Path, first: bool
+) -> None:
     enforcer = agent()
     if not first:
         enforcer.apply(document("telnet", 23))
     enforcer.apply(document("rlogin", 513), trial_ms=60_000)
+    assert (tmp_path / "policy/next.json").exists()
     state = enforcer.rollback()
+    assert not (tmp_path / "policy/next.json").exists()
     assert state.state == ("none" if first else "enforcing")
     assert names(enforcer) == ([] if first else ["telnet"])
     assert verdicts(kernel, 23, 513) == [ALLOW if first else DENY, ALLOW]

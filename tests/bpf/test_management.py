@@ -154,6 +154,7 @@ def test_the_path_is_no_hole(table: Table, path: ManagementPath) -> None:
     """The gateway may answer, not call; its address is no free pass for other ports, protocols and neighbours of it."""
     path.put((to_host(THERE, 6, 443), to_host(THERE, 17, 53)), ALWAYS)
     assert table.send("ingress", tcp(THERE, HERE, 443, 22, p.SYN)) == DROPPED
+    assert table.send("ingress", tcp(THERE, HERE, 50000, 443, p.SYN)) == DROPPED, "a service of this host's"
     assert table.send("egress", tcp(HERE, THERE, 40000, 444, p.SYN)) == DROPPED
     assert table.send("egress", udp(HERE, THERE, 40000, 443)) == DROPPED
     assert table.send("egress", tcp(HERE, "198.51.100.6", 40000, 443, p.SYN)) == DROPPED
@@ -214,7 +215,7 @@ def opens(source: Any, address: str, port: int) -> bool:
         with contextlib.suppress(TimeoutError):
             client.connect((address, port))
             client.sendall(b"hello")
-            return client.recv(5) == b"hello"
+            return bool(client.recv(5) == b"hello")
         return False
 
 
@@ -241,8 +242,8 @@ def test_real_connections_past_a_deny_all(world: Any) -> None:
     gateway, other = (each.getsockname()[1] for each in servers)
 
     threads = [threading.Thread(target=serve, args=(each,), daemon=True) for each in servers]
-    for each in threads:
-        each.start()
+    for thread in threads:
+        thread.start()
     with world.b.netlink() as netlink:
         netlink.add_address(world.b.interface, "10.77.0.3/24")
     with world.a.netlink() as netlink:
