@@ -266,6 +266,12 @@ class PolicyStale(PolicyError):
     code = "policy_stale"
 
 
+class PolicyOnTrial(PolicyError):
+    """A policy is on trial: until it is confirmed or undone, nothing else is changed."""
+
+    code = "policy_on_trial"
+
+
 class PolicyNotFound(PolicyError):
     """No policy of that name is applied."""
 

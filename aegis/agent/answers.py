@@ -11,12 +11,14 @@ import msgspec
 import aegis
 from aegis.agent import interface_feature
 from aegis.agent.module_orders import ORDERS, Order
-from aegis.errors import EnvelopeInvalid, PolicyInvalid
+from aegis.errors import EnvelopeInvalid, PolicyInvalid, PolicyNotFound
 from aegis.model.absent import Absent
 from aegis.model.link import LinkState, LinkStatus
 from aegis.model.module import ModuleStatus
 from aegis.model.net import PROTOCOL_NUMBERS, Direction, address_bytes
-from aegis.model.policy import AppliedPolicy, Probe
+from aegis.model.policy import AppliedPolicy, EnforcementState, PastSet, Probe
+from aegis.model.policy_differences import differences
+from aegis.model.policy_document import parse_document
 from aegis.model.sample import document
 from aegis.model.stamp import rfc3339
 from aegis.model.status import (
@@ -38,6 +40,7 @@ VERSION = 1
 NOTHING = "nothing to explain"
 NOT_MEASURED = "modules share one process; it is not measured by module"
 NO_TRIAL = "nothing is on trial"
+SHORTEST_TRIAL_MS, LONGEST_TRIAL_MS = 1_000, 86_400_000
 NO_POLICY = "no policy is in force"
 
 
@@ -67,6 +70,11 @@ class Answers:
             ("samples", self.samples),
             ("policy.check", self.policy_check),
             ("policy.apply", self.policy_apply),
+            ("policy.confirm", self.policy_confirm),
+            ("policy.rollback", self.policy_rollback),
+            ("policy.history", self.policy_history),
+            ("policy.export", self.policy_export),
+            ("policy.diff", self.policy_diff),
             ("policy.list", self.policy_list),
             ("policy.explain", self.policy_explain),
             ("policy.remove", self.policy_remove),
@@ -127,8 +135,10 @@ class Answers:
             mode_reason=msgspec.UNSET if state.mode else NO_POLICY,
             interfaces=self._watched() or [],
             hooks=sorted(kernel.datapath.ways()) if kernel.datapath else [],
-            confirm_deadline=None,
-            confirm_deadline_reason=NO_TRIAL,
+            confirm_deadline=None
+            if state.confirm_by_ms is None
+            else rfc3339(state.confirm_by_ms * 1_000_000),
+            confirm_deadline_reason=NO_TRIAL if state.confirm_by_ms is None else msgspec.UNSET,
         )
 
     def _watched(self) -> list[str] | None:
@@ -199,7 +209,53 @@ class Answers:
         ]
 
     async def policy_apply(self, args: dict[str, Any]) -> Sequence[object]:
-        return [policy_item(self._agent.kernel.enforcer.apply(*self._document(args)))]
+        within_ms = args.get("confirm_within_ms", 0)
+        if within_ms and not SHORTEST_TRIAL_MS <= within_ms <= LONGEST_TRIAL_MS:
+            raise EnvelopeInvalid("policy.apply: confirm_within_ms must be from 1 s to 24 h")
+        enforcer = self._agent.kernel.enforcer
+        applied = policy_item(enforcer.apply(*self._document(args), trial_ms=within_ms))
+        return [applied | self._deadline()]
+
+    def _deadline(self) -> dict[str, Any]:
+        by_ms = self._agent.kernel.enforcer.state().confirm_by_ms
+        if by_ms is None:
+            return {"confirm_deadline": None, "confirm_deadline_reason": NO_TRIAL}
+        return {"confirm_deadline": rfc3339(by_ms * 1_000_000)}
+
+    def _enforced(self, state: EnforcementState) -> dict[str, Any]:
+        content = {"state": state.state, "generation": state.generation, "mode": state.mode}
+        reasons = {} if state.mode else {"mode_reason": NO_POLICY}
+        return stamped("aegis.enforcement", content | reasons | self._deadline())
+
+    async def policy_confirm(self, _args: dict[str, Any]) -> Sequence[object]:
+        return [self._enforced(self._agent.kernel.enforcer.confirm())]
+
+    async def policy_rollback(self, _args: dict[str, Any]) -> Sequence[object]:
+        return [self._enforced(self._agent.kernel.enforcer.rollback())]
+
+    async def policy_history(self, _args: dict[str, Any]) -> Sequence[object]:
+        return [past_item(one) for one in self._agent.kernel.enforcer.history()]
+
+    async def policy_export(self, args: dict[str, Any]) -> Sequence[object]:
+        wanted = args.get("name")
+        found = [
+            stamped(
+                "aegis.policy_document", {"policy": name, "origin": origin, "document": document.decode()}
+            )
+            for origin, name, document in self._agent.kernel.enforcer.documents()
+            if wanted in {None, name}
+        ]
+        if wanted is not None and not found:
+            raise PolicyNotFound(wanted, "no policy of this name is in force")
+        return found
+
+    async def policy_diff(self, args: dict[str, Any]) -> Sequence[object]:
+        document, _ = self._document(args)
+        policy = parse_document(document)
+        held = {name: each for _, name, each in self._agent.kernel.enforcer.documents()}.get(policy.name)
+        changes = differences(held, document)
+        state = "new" if held is None else "changed" if changes else "same"
+        return [stamped("aegis.policy_diff", {"policy": policy.name, "state": state, "changes": changes})]
 
     async def policy_remove(self, args: dict[str, Any]) -> Sequence[object]:
         return [policy_item(self._agent.kernel.enforcer.remove(args["name"]))]
@@ -295,6 +351,18 @@ def _value(name: str, value: object) -> dict[str, object]:
 def setting_item(setting: Setting) -> dict[str, Any]:
     content = {"option": setting.path, "value": setting.shown, "origin": setting.origin}
     return stamped("aegis.config", with_reasons(content, {"value": "decided at start"}))
+
+
+def past_item(past: PastSet) -> dict[str, Any]:
+    names = ("origin", "policy", "version", "digest")
+    since = rfc3339(past.since_ms * 1_000_000) if past.since_ms else None
+    content: dict[str, Any] = {
+        "generation": past.generation,
+        "state": past.state,
+        "since": since,
+        "policies": [dict(zip(names, each, strict=True)) for each in past.policies],
+    }
+    return stamped("aegis.policy_set", with_reasons(content, {"since": "written by an older agent"}))
 
 
 def policy_item(policy: AppliedPolicy) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Final
 from aegis.agent.hook_looks import HookLooks
 from aegis.agent.kernel_features import KernelFeatures
 from aegis.agent.kernel_sides import KernelSides
+from aegis.agent.management_room import ManagementRoom
 from aegis.agent.name_room import NameRoom
 from aegis.agent.watched_interfaces import WatchedInterfaces
 from aegis.errors import AegisError, HostError, KernelError, ShapeMismatch, StorageError
@@ -62,6 +63,7 @@ class KernelRoom:
         *,
         subject_default: str = "allow",
         resolvers: Collection[str] = (),
+        management: ManagementRoom | None = None,
     ) -> None:
         self.datapath: Datapath | None = None
         self.hub: Hub | None = None
@@ -76,6 +78,7 @@ class KernelRoom:
         self.names = NameRoom(health, log, _CLOCK.boottime_ns, named=resolvers)
         self._sides = KernelSides(health, self.names)
         self._subject_default = subject_default
+        self.management = management or ManagementRoom(health, log, resolvers=resolvers)
         self.hooks = HookLooks(lambda: self.datapath, self._interfaces, health, log)
         self._reason = ""
         self._started = False  # the enforcer: until then it does not know what the kernel enforces
@@ -189,6 +192,8 @@ class KernelRoom:
         """Take over the policy in the kernel, or load the committed one."""
         slots = None
         try:
+            if self.datapath is not None:  # before any policy
+                self.management.open(self.datapath)
             slots = None if self.datapath is None else PolicySlots.of(self.datapath)
         except (KernelError, OSError) as error:
             self._reason = f"the policy tables cannot be used: {error}"
@@ -289,7 +294,13 @@ class KernelRoom:
             return
         self._closed = self.releasing = True
         keep = keep and self.committed
-        self._each(self.stop_listening, self.enforcer.close, self._sides.close, self.names.close)
+        self._each(
+            self.stop_listening,
+            self.enforcer.close,
+            self._sides.close,
+            self.names.close,
+            self.management.close,
+        )
         if self.datapath is not None:
             self._each(self.datapath.close if keep else self.datapath.detach)
             self.datapath = None

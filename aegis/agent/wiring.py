@@ -17,6 +17,7 @@ from aegis._native._system import lib
 from aegis.agent.control.verbs import Verbs
 from aegis.agent.directories import Directories
 from aegis.agent.kernel_room import KernelRoom
+from aegis.agent.management_room import ManagementRoom
 from aegis.agent.missed_runs import IDENTITY as MISSED
 from aegis.agent.missed_runs import MissedRuns
 from aegis.agent.options import Options
@@ -34,6 +35,7 @@ from aegis.runtime.bus import Bus
 from aegis.runtime.clock import SystemClock
 from aegis.runtime.config import Configuration
 from aegis.runtime.counters import Counters
+from aegis.runtime.gateway_url import parse
 from aegis.runtime.health import Conditions
 from aegis.runtime.history import EventHistory, LatestSamples
 from aegis.runtime.settings import Settings
@@ -101,6 +103,13 @@ class Agent:
             self.log,
             subject_default=configuration.table("policy").text("subject_default"),
             resolvers=configuration.table("policy").texts("resolvers"),
+            management=ManagementRoom(
+                self.health,
+                self.log,
+                gateway=parse(str(configuration.table("gateway")["url"] or "")),
+                allowed=configuration.table("policy").texts("management_allow"),
+                resolvers=configuration.table("policy").texts("resolvers"),
+            ),
         )
         self.bus = Bus(self._sensor_wanted, self._sensor_unwanted)
         self.history = EventHistory(self.bus, configuration.table("agent").integer("history_events"))
@@ -146,6 +155,8 @@ class Agent:
                 stack.callback(group.create_task(ticker).cancel)
             self.link = self._link()
             await self.link.open(stack, group, self.counters)
+            management = self.kernel.management.keep(self.link.uplink.status)
+            stack.callback(group.create_task(management).cancel)
             self.supervisor = self._supervisor(group)
             self._take_orders(self.link, group)
             stack.push_async_callback(self._stop_modules, self.link, left_s)
@@ -390,6 +401,7 @@ class Agent:
                 "resources": self.resources.tick,
                 "lost records": lost,
                 "hooks": self.kernel.hooks.look_quickly,
+                "trial": self._look_at_trial,
             }
             if self.clock.monotonic_ns() - looked_ns >= LOOK_NS:
                 looked_ns = self.clock.monotonic_ns()
@@ -399,6 +411,18 @@ class Agent:
                     "memory": give_back,
                 }
             self._guarded(steps)
+
+    def _look_at_trial(self) -> None:
+        """What the kernel undid at the deadline is a condition until the next change of the policies."""
+        self.kernel.enforcer.settle()
+        if not self.kernel.enforcer.undone:
+            self.health.clear("policy_undone")
+        elif "policy_undone" not in self.health.raised():
+            self.health.raise_(
+                "policy_undone",
+                "a policy on trial was not confirmed in time: the policies before it are in force again",
+                "aegis policy history shows them",
+            )
 
     def _guarded(self, steps: Mapping[str, Callable[[], None]]) -> None:
         """Take each step; what the kernel or the host refuses is a condition and the next step, not the agent's end."""

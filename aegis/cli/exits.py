@@ -53,6 +53,7 @@ _EXIT_BY_CODE = {
     "policy_exists_gateway": EXIT_REFUSED,
     "policy_unenforceable": EXIT_CHECK_FAILED,
     "policy_stale": EXIT_CHECK_FAILED,
+    "policy_on_trial": EXIT_CHECK_FAILED,
     "config_invalid": EXIT_CHECK_FAILED,
     "restart_needed": EXIT_CHECK_FAILED,
 }

@@ -1,10 +1,12 @@
-"""`aegis policy`: check, apply, list, explain, remove."""
+"""`aegis policy`: check, diff, apply, confirm, rollback, history, list, explain, export, remove."""
 
 from __future__ import annotations
 
 import json
+import re
 import sys
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import click
@@ -15,6 +17,22 @@ from aegis.cli.output import cell, output_option, write_rows
 from aegis.errors import PolicyInvalid
 
 _FORMATS = ("table", "json", "json-pretty", "yaml")
+
+
+class Duration(click.ParamType):  # type: ignore[type-arg]
+    """A length of time such as `90s`, `5m` or `1h`, as milliseconds."""
+
+    name = "duration"
+    _UNITS = MappingProxyType({"ms": 1, "s": 1000, "m": 60_000, "h": 3_600_000})
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        found = re.fullmatch(r"([0-9]{1,6})(ms|s|m|h)", str(value))
+        if found is None:
+            self.fail(f"{value!r} is no length of time: write 60s, 5m or 1h", param, ctx)
+        length = int(found[1]) * self._UNITS[found[2]]
+        if not 1_000 <= length <= 86_400_000:
+            self.fail("from 1s to 24h", param, ctx)
+        return length
 
 
 RULE_COLUMNS = ("policy", "mode", "priority", "origin", "rule", "direction", "action", "packets", "bytes")
@@ -29,7 +47,7 @@ def _rule_row(applied: dict[str, Any], rule: dict[str, Any]) -> dict[str, Any]:
     "  aegis policy explain --protocol TCP --dst 10.2.3.4 --dst-port 23"
 )
 def policy() -> None:
-    """Check, apply, list, explain and remove policies."""
+    """Check, compare, apply, confirm, undo, list, explain, export and remove policies."""
 
 
 def _read(path: Path) -> bytes:
@@ -83,21 +101,108 @@ def check(context: click.Context, file: Path, output: str) -> None:
 
 @policy.command()
 @click.argument("file", type=click.Path(path_type=Path, allow_dash=True))
+@click.option(
+    "--confirm-within",
+    type=Duration(),
+    default=None,
+    metavar="DURATION",
+    help="On trial for so long (60s, 5m): without `aegis policy confirm` the kernel goes back by itself.",
+)
 @output_option("compact", ("compact", "json", "json-pretty", "yaml"))
 @click.pass_obj
-def apply(socket_path: str, file: Path, output: str) -> None:
+def apply(socket_path: str, file: Path, confirm_within: int | None, output: str) -> None:
     """Apply a document: it replaces the policy of the same name, and the answer comes after the kernel's switch."""
-    try:
-        item = request_one(socket_path, "policy.apply", {"document": _text(file), "path": str(file)})
-    except AgentError as error:
-        if error.answer.get("path"):
-            error.args = (f"{file}: {error}",)
-        raise
+    asked: dict[str, Any] = {"document": _text(file), "path": str(file)}
+    if confirm_within is not None:
+        asked["confirm_within_ms"] = confirm_within
+    item = _about(file, socket_path, "policy.apply", asked)
+    if confirm_within is not None and output == "compact":
+        click.echo(
+            f"aegis: on trial until {item['confirm_deadline']}: aegis policy confirm, from a new connection",
+            err=True,
+        )
     write_rows(
         [item],
         output,
         compact=lambda one: f"{one['policy']}: applied, mode {one['mode']}, generation {one['generation']}",
     )
+
+
+def _about(file: Path, socket_path: str, verb: str, asked: dict[str, Any]) -> dict[str, Any]:
+    """The answer about a file; what is wrong in it is told with its name."""
+    try:
+        return request_one(socket_path, verb, asked)
+    except AgentError as error:
+        if error.answer.get("path"):
+            error.args = (f"{file}: {error}",)
+        raise
+
+
+@policy.command()
+@click.argument("file", type=click.Path(path_type=Path, allow_dash=True))
+@output_option("table", _FORMATS)
+@click.pass_obj
+def diff(socket_path: str, file: Path, output: str) -> None:
+    """Say what a document would change of the policy of its name, value by value."""
+    item = _about(file, socket_path, "policy.diff", {"document": _text(file), "path": str(file)})
+    if output != "table":
+        write_rows([item], output)
+        return
+    click.echo(f"{cell(item['policy'])}: {item['state']}")
+    for one in item["changes"]:
+        for sign, value in (("-", one["before"]), ("+", one["after"])):
+            if value is not None:
+                click.echo(f"{sign} {cell(one['path'])}: {cell(value)}")
+
+
+def _ended(item: dict[str, Any], output: str) -> None:
+    write_rows([item], output, compact=lambda one: f"{one['state']}, generation {one['generation']}")
+
+
+@policy.command()
+@output_option("compact", ("compact", "json", "json-pretty", "yaml"))
+@click.pass_obj
+def confirm(socket_path: str, output: str) -> None:
+    """Keep what is on trial. Best from a connection that was opened after the apply: that proves the way is open."""
+    _ended(request_one(socket_path, "policy.confirm", {}), output)
+
+
+@policy.command()
+@output_option("compact", ("compact", "json", "json-pretty", "yaml"))
+@click.pass_obj
+def rollback(socket_path: str, output: str) -> None:
+    """Undo what is on trial; without a trial, bring back the set of policies that was in force before this one."""
+    _ended(request_one(socket_path, "policy.rollback", {}), output)
+
+
+@policy.command()
+@output_option("table", _FORMATS)
+@click.pass_obj
+def history(socket_path: str, output: str) -> None:
+    """List the sets of policies that were in force, oldest first, the one that is, and the one on trial."""
+    rows = request(socket_path, "policy.history", timeout_s=30)
+    if output != "table":
+        write_rows(rows, output)
+        return
+    for one in rows:
+        what = ", ".join(f"{each['policy']} v{each['version']}" for each in one["policies"]) or "no policy"
+        click.echo(f"{one['generation']:>6}  {one['state']:<8}  {cell(one['since'])}  {cell(what)}")
+
+
+@policy.command()
+@click.argument("name", required=False)
+@output_option("yaml", ("yaml", "json", "json-pretty"))
+@click.pass_obj
+def export(socket_path: str, name: str | None, output: str) -> None:
+    """Print the documents in force as they were given, one after the other; with NAME, that one."""
+    rows = request(socket_path, "policy.export", {} if name is None else {"name": name}, timeout_s=30)
+    if output != "yaml":
+        write_rows(rows, output)
+        return
+    for number, one in enumerate(rows):
+        if number:
+            click.echo("---")
+        click.echo(one["document"].removesuffix("\n"))
 
 
 @policy.command("list")

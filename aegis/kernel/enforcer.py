@@ -11,8 +11,9 @@ import contextlib
 import hashlib
 from collections import OrderedDict
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
@@ -22,6 +23,7 @@ from aegis.errors import (
     PolicyError,
     PolicyExists,
     PolicyNotFound,
+    PolicyOnTrial,
     PolicyStale,
     PolicyUnenforceable,
     StorageError,
@@ -29,14 +31,15 @@ from aegis.errors import (
 from aegis.kernel.policy_explain import explain
 from aegis.kernel.policy_image import CompiledImage, compile_policies
 from aegis.kernel.policy_sides import SidePlan, Sides
-from aegis.kernel.policy_slots import Hits, PolicySlots
-from aegis.kernel.policy_store import PolicyStore
+from aegis.kernel.policy_slots import Hits, PolicySlots, Trial
+from aegis.kernel.policy_store import PolicyStore, StoredSet
 from aegis.model.policy import (
     AppliedPolicy,
     AppliedRule,
     EnforcementState,
     Explanation,
     Mode,
+    PastSet,
     Policy,
     PolicyReport,
     PolicySet,
@@ -49,8 +52,18 @@ from aegis.model.policy_document import parse_document
 GENERATIONS_KEPT = 64  # whose rule numbers can still be named: records and flows may be older than the policy
 _NO_HITS = Hits(packets=0, bytes=0)
 
+_PastState = Literal["trial", "in_force", "past"]
 Seed = Callable[[Any], None]  # given anything with `map(name)`
 Clocks = Callable[[], tuple[int, int]]  # Unix time and time since boot, milliseconds
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _InForce:
+    """A set of policies and what was made of it."""
+
+    policies: PolicySet
+    image: CompiledImage
+    plan: SidePlan
 
 
 class Enforcer:
@@ -85,6 +98,10 @@ class Enforcer:
         self._uncommitted = ""  # why the set in force is not the committed one
         self._policies = PolicySet()
         self._image = compile_policies(self._policies)
+        self._plan = SidePlan(plans={}, name_classes=())
+        self.undone = False  # the last trial ended at its deadline, and nothing was applied since
+        self._trial: Trial | None = None
+        self._before: _InForce | None = None  # what the trial goes back to
         self._generation = 0
         self._names: OrderedDict[int, tuple[RankedRule, ...]] = OrderedDict()
 
@@ -95,6 +112,14 @@ class Enforcer:
         `stale` (a policy is in force that cannot be named) or `unavailable` (none is), and why.
         """
         if self._slots is None:
+            return self.state()
+        try:
+            self._trial = self._slots.trial()
+            if self._trial is not None and self._over():
+                self._revert(self._slots)
+                self.undone = True
+        except KernelError as error:
+            self._stale = str(error)
             return self.state()
         self._generation = self._slots.position().generation
         in_force = bool(self._generation)
@@ -107,11 +132,15 @@ class Enforcer:
                 self._epoch_ms = stored.boot_epoch_ms
             else:
                 self._see_time(stored.wall_ms)
-            image = self._compiled(policies)[0]
+            image, plan = self._compiled(policies)
             if in_force and stored.image_digest == image.digest and self._slots.holds(image):
-                self._adopt(policies, image)
-                if not self._store.committed(self._generation):
+                self._before = self._stored_before() if self._trial is not None else None
+                self._adopt(policies, image, plan)
+                if self._trial is None and not self._store.committed(self._generation):
                     self._commit()
+            elif self._trial is not None:  # it cannot be confirmed as it is
+                self._revert(self._slots)
+                return self.start()
             else:
                 # A boot; a compiler that numbers rules otherwise than the one that made the kernel's image; or a state
                 # word whose image is gone (its pin removed), by which the kernel denies every packet.
@@ -135,18 +164,124 @@ class Enforcer:
             image_bytes=len(image.data),
         )
 
-    def apply(self, document: bytes, name: str = "<document>", *, origin: str = "local") -> AppliedPolicy:
+    def apply(
+        self, document: bytes, name: str = "<document>", *, origin: str = "local", trial_ms: int = 0
+    ) -> AppliedPolicy:
         """Put the policy into the set, in place of the one of its name, and switch the kernel.
 
-        `origin` is who orders it: a policy of another origin is not replaced, that is PolicyExists.
+        `origin` is who orders it: a policy of another origin is not replaced, that is PolicyExists. With `trial_ms` it is
+        on trial: unless `confirm` comes within that time, the kernel goes back by itself. Meanwhile there is no other
+        change, that is PolicyOnTrial.
         Raises PolicyInvalid, PolicyUnenforceable, PolicyStale, StorageError, or KernelError; the policy that was stays then. A set
         that is in force and could not be committed is no error: `state` says that it is not durable.
         """
         policy = msgspec.structs.replace(parse_document(document), origin=origin)
         self._leave_to_its_owner(policy)
         self._refuse_stale(policy)
-        self._switch(self._policies.with_policy(policy))
+        self._switch(self._policies.with_policy(policy), trial_ms)
         return self._applied(policy, {})
+
+    def confirm(self) -> EnforcementState:
+        """Make the policy on trial the committed one: the same image, without a deadline, by one store.
+
+        Raises PolicyNotFound where nothing is on trial (any more), or KernelError; the trial goes on then.
+        """
+        self.settle()
+        slots, image, plan, generation = self._slots, self._image, self._plan, self._generation
+        confirmed = None
+        if slots is not None and self._trial is not None:
+            confirmed = slots.confirm(
+                image,
+                self._over,
+                put=lambda slot: self._sides.put(slot, generation, plan),
+                forget=self._sides.forget,
+            )
+        if confirmed is None:
+            self.settle()
+            raise PolicyNotFound("trial", "nothing is on trial", hint="aegis policy history says what was")
+        self._trial = self._before = None
+        self._commit()
+        return self.state()
+
+    def rollback(self) -> EnforcementState:
+        """Undo the trial, or else bring back the set that was committed before the one in force.
+
+        Raises PolicyNotFound where there is none, and as `apply`.
+        """
+        self.settle()
+        if self._slots is not None and self._trial is not None:
+            self._undo(self._slots)
+            return self.state()
+        earlier = [each for each in self._store.past() if each.generation < self._generation]
+        if not earlier:
+            raise PolicyNotFound("history", "no set was in force before this one")
+        self._switch(earlier[-1].decode())
+        return self.state()
+
+    def settle(self) -> bool:
+        """Take note that the kernel has ended a trial; whether it has. Raises KernelError."""
+        if self._slots is None or self._trial is None or not self._over():
+            return False
+        self._undo(self._slots)
+        self.undone = True
+        return True
+
+    def history(self) -> tuple[PastSet, ...]:
+        """The sets in force before, oldest first, then the one that is, and the one on trial."""
+        self.settle()
+        before = self._trial.previous.generation if self._trial is not None else self._generation
+        sets: list[tuple[StoredSet | None, _PastState]] = [
+            (each, "past") for each in self._store.past() if each.generation != before
+        ]
+        with contextlib.suppress(StorageError):
+            if before:
+                sets.append((self._store.load(before), "in_force"))
+            if self._trial is not None:
+                sets.append((self._store.load(self._generation), "trial"))
+        found = []
+        for stored, state in sets:
+            with contextlib.suppress(StorageError):
+                if stored is not None:
+                    found.append(_past(stored, state))
+        return tuple(found)
+
+    def documents(self) -> tuple[tuple[str, str, bytes], ...]:
+        """Origin, name and document of every policy in force. Raises StorageError while it is `stale`."""
+        self.settle()
+        if self._stale:
+            raise StorageError(f"the policy in the kernel cannot be named: {self._stale}")
+        return tuple((each.origin, each.name, each.document) for each in self._policies)
+
+    def _over(self) -> bool:
+        """Whether the trial's deadline has passed."""
+        if self._trial is None:
+            return False
+        return self._clocks is None or self._clocks()[1] * 1_000_000 >= self._trial.deadline_ns
+
+    def _undo(self, slots: PolicySlots) -> None:
+        """To the kernel, to memory, to disk: a trial that ended is not named by a file any more."""
+        before = self._before
+        self._revert(slots)
+        self._generation = slots.position().generation
+        if before is not None:
+            self._adopt(before.policies, before.image, before.plan)
+
+    def _revert(self, slots: PolicySlots) -> None:
+        slots.revert(self._sides.forget)
+        self._trial = self._before = None
+        self._store.discard()
+
+    def _stored_before(self) -> _InForce:
+        """What the trial in the kernel goes back to, of the files. Raises StorageError or PolicyUnenforceable."""
+        assert self._trial is not None
+        generation, policies = self._trial.previous.generation, PolicySet()
+        stored = self._store.load(generation) if generation else None
+        if stored is not None:
+            policies = stored.decode()
+        image, plan = self._compiled(policies)
+        if generation:
+            self._names[generation] = image.rules
+        return _InForce(policies=policies, image=image, plan=plan)
 
     def _refuse_stale(self, policy: Policy) -> None:
         for held in self._policies:
@@ -197,6 +332,7 @@ class Enforcer:
 
         With `origin`, only one of that origin is found.
         """
+        self.settle()
         gone, image = self._policies.find(name), self._image
         if origin is not None and gone.origin != origin:
             raise PolicyNotFound(
@@ -213,6 +349,7 @@ class Enforcer:
 
     def list(self) -> tuple[AppliedPolicy, ...]:
         """Every policy in force with what its denying rules have hit since the last change of the set."""
+        self.settle()
         hits = self.hits()
         return tuple(self._applied(policy, hits) for policy in self._policies)
 
@@ -229,6 +366,7 @@ class Enforcer:
 
     def explain(self, probe: Probe) -> Explanation:
         """What the policy in force says about a packet, step by step. Raises StorageError while it is `stale`."""
+        self.settle()
         if self._stale:
             raise StorageError(
                 f"the policy in the kernel (generation {self._generation}) cannot be named: {self._stale}",
@@ -250,9 +388,14 @@ class Enforcer:
 
     def state(self) -> EnforcementState:
         """Whether and what the kernel enforces. Tries again to commit what could not be committed."""
+        with contextlib.suppress(KernelError):  # the kernel itself has ended it
+            self.settle()
         if self._uncommitted and not self._stale:
             self._commit()
         found = self._judged()
+        if self._trial is not None and found.state in {"observing", "enforcing", "none"}:
+            by = self._epoch_ms + self._trial.deadline_ns // 1_000_000
+            found = msgspec.structs.replace(found, state="trial", confirm_by_ms=by)
         if not self._uncommitted:
             return found
         told = f"in force, but a boot would bring back the policies before: {self._uncommitted}"
@@ -287,16 +430,36 @@ class Enforcer:
             self._slots = None
             self._unavailable = "the enforcer is closed"
 
-    def _switch(self, policies: PolicySet) -> None:
+    def _refuse_beside_a_trial(self, trial_ms: int) -> None:
+        self.settle()
+        if self._trial is not None:
+            raise PolicyOnTrial(
+                "trial",
+                f"generation {self._generation} is on trial",
+                hint="aegis policy confirm or aegis policy rollback ends it",
+            )
+        if trial_ms and self._clocks is None:
+            raise PolicyUnenforceable("trial", "nothing here knows the time")
+        if trial_ms and self._stale:
+            raise PolicyUnenforceable("trial", f"what it would go back to cannot be named: {self._stale}")
+
+    def _switch(self, policies: PolicySet, trial_ms: int = 0) -> None:
         """To disk, to the kernel, to memory: in this order, so that what is in force can always be named."""
         if self._slots is None:
             raise FeatureUnsupported(
                 "enforce", "policy", detail=self._unavailable, hint="aegis doctor says what is missing"
             )
+        self._refuse_beside_a_trial(trial_ms)
         wall_ms = self._see_time()
         image, plan = self._compiled(policies)
-        in_force = self._slots.position().generation
-        generation = max(self._generation, in_force, self._store.last_generation()) + 1
+        position = self._slots.position()
+        in_force = position.generation
+        used = (in_force, self._generation, self._store.last_generation(), self._slots.last_generation())
+        generation = max(used) + 1
+        if (
+            in_force and generation % 2 == in_force % 2
+        ):  # the kernel keeps the counts of two that follow each other
+            generation += 1
         slots = self._with_room(image)
         self._store.prepare(
             generation,
@@ -306,22 +469,32 @@ class Enforcer:
             boot_epoch_ms=self._epoch_ms,
             wall_ms=wall_ms,
         )
+        beside = position.slot if trial_ms and in_force else None
+        deadline_ns = 0
+        if trial_ms and self._clocks is not None:
+            deadline_ns = (self._clocks()[1] + trial_ms) * 1_000_000
         try:
             position = slots.switch(
                 image,
                 generation,
-                put=lambda slot: self._sides.put(slot, generation, plan),
+                put=lambda slot: self._sides.put(slot, generation, plan, beside),
                 forget=self._sides.forget,
+                deadline_ns=deadline_ns,
             )
         except BaseException:
             # What came after the store (an interrupt) does not undo it, and the file names what is in force.
             if slots.position().generation != generation:
                 self._store.discard()
             raise
+        if deadline_ns:
+            self._before = _InForce(policies=self._policies, image=self._image, plan=self._plan)
+            self._trial = slots.trial()
         self._generation = position.generation
+        self.undone = False
         self._stale = ""
-        self._adopt(policies, image)
-        self._commit()
+        self._adopt(policies, image, plan)
+        if not deadline_ns:
+            self._commit()
 
     def _with_room(self, image: CompiledImage) -> PolicySlots:
         """The slots, after the programs were loaded for larger images where this one needs them."""
@@ -355,8 +528,8 @@ class Enforcer:
         else:
             self._uncommitted = ""
 
-    def _adopt(self, policies: PolicySet, image: CompiledImage) -> None:
-        self._policies, self._image = policies, image
+    def _adopt(self, policies: PolicySet, image: CompiledImage, plan: SidePlan) -> None:
+        self._policies, self._image, self._plan = policies, image, plan
         self._names[self._generation] = image.rules
         while len(self._names) > GENERATIONS_KEPT:
             self._names.popitem(last=False)
@@ -381,6 +554,15 @@ class Enforcer:
                 for rule in policy.rules
             ),
         )
+
+
+def _past(stored: StoredSet, state: _PastState) -> PastSet:
+    """What the history tells of a set."""
+    policies = tuple(
+        (each.origin, each.name, each.version, hashlib.sha256(each.document).hexdigest())
+        for each in stored.decode()
+    )
+    return PastSet(generation=stored.generation, since_ms=stored.wall_ms, state=state, policies=policies)
 
 
 def _mode(policies: PolicySet) -> Mode | None:

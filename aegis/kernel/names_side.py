@@ -24,9 +24,9 @@ class NamesSide:
         """Raises PolicyUnenforceable."""
         return self._names.plan(policies.names())
 
-    def put(self, slot: int, generation: int, plan: NamePlan) -> None:
+    def put(self, slot: int, generation: int, plan: NamePlan, beside: int | None = None) -> None:
         """Raises KernelError; the slot is empty then."""
-        self._names.put(slot, plan)
+        self._names.put(slot, plan, beside=beside)
         self._committed(plan)
 
     def forget(self, slot: int) -> None:

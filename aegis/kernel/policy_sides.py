@@ -22,8 +22,11 @@ class Side(Protocol):
     def plan(self, policies: PolicySet) -> Any:
         """What a slot needs for these policies. Raises PolicyUnenforceable; changes nothing that is in force."""
 
-    def put(self, slot: int, generation: int, plan: Any) -> None:
-        """Fill a slot that no state word names. Raises KernelError or PolicyUnenforceable."""
+    def put(self, slot: int, generation: int, plan: Any, beside: int | None = None) -> None:
+        """Fill a slot that no state word names; `beside`: the slot that a trial of it would go back to.
+
+        Raises KernelError or PolicyUnenforceable.
+        """
 
     def forget(self, slot: int) -> None:
         """Empty a slot that no packet uses any more. Raises KernelError."""
@@ -46,7 +49,7 @@ class SubjectSide:
         )
         return compile_subjects(policies.subjects(), receives=receives)
 
-    def put(self, slot: int, generation: int, plan: CompiledSubjects) -> None:
+    def put(self, slot: int, generation: int, plan: CompiledSubjects, beside: int | None = None) -> None:
         self._tables.prepare(slot, generation, plan, unknown_denied=self._unknown_denied)
 
     def forget(self, slot: int) -> None:
@@ -78,10 +81,10 @@ class Sides:
         names = plans.get(Feature.NAMES)
         return SidePlan(plans=plans, name_classes=() if names is None else names.table)
 
-    def put(self, slot: int, generation: int, plan: SidePlan) -> None:
+    def put(self, slot: int, generation: int, plan: SidePlan, beside: int | None = None) -> None:
         """Fill every side's slot. Raises KernelError or PolicyUnenforceable; the slot is not used then."""
         for feature, side in self._sides.items():
-            side.put(slot, generation, plan.plans[feature])
+            side.put(slot, generation, plan.plans[feature], beside)
 
     def forget(self, slot: int) -> None:
         """Empty every side's slot. Raises KernelError."""

@@ -18,8 +18,12 @@ from aegis.kernel.library import checked, messages, open_library
 from aegis.kernel.maps import Map
 from aegis.kernel.policy_image import CompiledImage
 
-GENERATION_SHIFT = 8  # of the state word; bit 7 is reserved, the slot below it
-SLOT_MASK = 0x7F
+_STATE = abi.enum("aegis_state")
+GENERATION_SHIFT = _STATE[
+    "AEGIS_STATE_GENERATION_SHIFT"
+]  # of the state word; the trial bit and the slot below it
+TRIAL = _STATE["AEGIS_STATE_TRIAL"]
+SLOT_MASK = TRIAL - 1
 _ZERO_KEY = bytes(4)
 
 
@@ -29,6 +33,23 @@ class Position:
 
     generation: int
     slot: int
+    trial: bool = False
+
+    @classmethod
+    def of(cls, word: int) -> Self:
+        return cls(generation=word >> GENERATION_SHIFT, slot=word & SLOT_MASK, trial=bool(word & TRIAL))
+
+    @property
+    def word(self) -> int:
+        return self.generation << GENERATION_SHIFT | self.trial * TRIAL | self.slot
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trial:
+    """Nanoseconds of CLOCK_BOOTTIME from which on the kernel itself uses `previous` again."""
+
+    deadline_ns: int
+    previous: Position
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,11 +65,11 @@ def _nothing(_slot: int) -> None:
 
 
 class PolicySlots:
-    """Owns its descriptors of the three tables. One writer at a time: the agent."""
+    """Owns its descriptors of the four tables. One writer at a time: the agent."""
 
-    def __init__(self, *, images: Map, control: Map, hits: Map) -> None:
-        """Takes over the maps `aegis_images`, `aegis_control` and `aegis_rule_hits`."""
-        self._images, self._control, self._hits = images, control, hits
+    def __init__(self, *, images: Map, control: Map, hits: Map, config: Map) -> None:
+        """Takes over the maps `aegis_images`, `aegis_control`, `aegis_rule_hits` and `aegis_policy_slots`."""
+        self._images, self._control, self._hits, self._config = images, control, hits, config
         self._capacity = hits.max_entries // 2  # ranks it has room for
         self._size = image_bytes_beside(hits.max_entries)
         self._memory = control.mmap(writable=True)
@@ -73,8 +94,21 @@ class PolicySlots:
 
     def position(self) -> Position:
         """Read the state word."""
-        word = _system.lib.aegis_load64(self._word)
-        return Position(generation=word >> GENERATION_SHIFT, slot=word & SLOT_MASK)
+        return Position.of(_system.lib.aegis_load64(self._word))
+
+    def trial(self) -> Trial | None:
+        """The trial of the state word's policy, also where its deadline has passed."""
+        position = self.position()
+        if not position.trial:
+            return None
+        slot = abi.unpack("aegis_policy_slot", self._config.lookup(_key(position.slot)) or b"")
+        return Trial(deadline_ns=slot.deadline_ns, previous=Position.of(slot.previous))
+
+    def last_generation(self) -> int:
+        """The highest that a slot ever had: those of trials that were undone, too, are in cached verdicts."""
+        rows = (self._config.lookup(_key(slot)) for slot in range(abi.POLICY_SLOTS))
+        found = [abi.unpack("aegis_policy_slot", row).generation for row in rows if row]
+        return max(self.position().generation, *found, 0)
 
     def holds(self, image: CompiledImage) -> bool:
         """Whether the slot that the state word names holds this image.
@@ -100,24 +134,78 @@ class PolicySlots:
         *,
         put: Callable[[int], None] = _nothing,
         forget: Callable[[int], None] = _nothing,
+        deadline_ns: int = 0,
     ) -> Position:
         """Make `image` the policy. Until the store at the end nothing changes, so any error leaves the old one.
 
         `put` fills what else a slot needs before it is used, `forget` empties it when no packet uses it any more.
-        Returns the new position. The slot left behind is freed once no packet can be using it.
+        With a deadline it is on trial, and the slot of the policy before stays. Returns the new position. The slot left
+        behind is freed once no packet can be using it. Raises KernelError, also where a policy is on trial already.
         """
         old = self.position()
-        slot = (old.slot + 1) % abi.POLICY_SLOTS if old.generation else 0
+        if old.trial:
+            raise MapAccessFailed("fill", "policy image", errno.EBUSY, detail="a policy is on trial")
         if image.room > self._size:
             raise MapFull(
                 "fill", "policy image", errno.ENOSPC, detail=f"needs {image.room} bytes, has {self._size}"
             )
+        slot = (old.slot + 1) % abi.POLICY_SLOTS if old.generation else 0
+        position = Position(generation=generation, slot=slot, trial=deadline_ns > 0)
         put(slot)
         self.fill(slot, image)
-        _system.lib.aegis_store64(self._word, generation << GENERATION_SHIFT | slot)
-        if old.generation:
-            self._free(old.slot, forget)
-        return Position(generation=generation, slot=slot)
+        self._configure(position, deadline_ns, old if deadline_ns else None)
+        _system.lib.aegis_store64(self._word, position.word)
+        if old.generation and not deadline_ns:
+            self._free((old.slot,), forget)
+        return position
+
+    def confirm(
+        self,
+        image: CompiledImage,
+        over: Callable[[], bool],
+        *,
+        put: Callable[[int], None] = _nothing,
+        forget: Callable[[int], None] = _nothing,
+    ) -> Position | None:
+        """End the trial of the policy in force, whose `image` it is, by putting it into a slot without a deadline.
+
+        `over`: whether the deadline has passed, asked right before the store; then nothing changes, and None is returned.
+        Raises KernelError; the trial goes on then.
+        """
+        old, trial = self.position(), self.trial()
+        if trial is None:
+            raise MapAccessFailed("confirm", "policy image", errno.ENOENT, detail="nothing is on trial")
+        taken = {old.slot, trial.previous.slot} if trial.previous.generation else {old.slot}
+        slot = next(each for each in range(abi.POLICY_SLOTS) if each not in taken)
+        position = Position(generation=old.generation, slot=slot)
+        put(slot)
+        self.fill(slot, image)
+        self._configure(position, 0, None)
+        if over():
+            self._free((slot,), forget)
+            return None
+        _system.lib.aegis_store64(self._word, position.word)
+        self._free(tuple(taken), forget)
+        return position
+
+    def revert(self, forget: Callable[[int], None] = _nothing) -> Position:
+        """End the trial by going back to the policy before it, as the kernel does at the deadline. Raises KernelError."""
+        old, trial = self.position(), self.trial()
+        if trial is None:
+            raise MapAccessFailed("undo", "policy image", errno.ENOENT, detail="nothing is on trial")
+        _system.lib.aegis_store64(self._word, trial.previous.word)
+        self._free((old.slot,), forget)
+        return trial.previous
+
+    def _configure(self, position: Position, deadline_ns: int, previous: Position | None) -> None:
+        """Write what a slot is beside its image, before a state word names it."""
+        row = abi.pack(
+            "aegis_policy_slot",
+            generation=position.generation,
+            deadline_ns=deadline_ns,
+            previous=previous.word if previous is not None and previous.generation else 0,
+        )
+        self._config.update(_key(position.slot), row)
 
     def seed(self, tables: Any, image: CompiledImage) -> None:
         """Put the image in force into the same slot of other tables, for programs that share the state word.
@@ -155,7 +243,7 @@ class PolicySlots:
         """Leave; the policy stays with the programs."""
         _system.ffi.release(self._word)
         self._memory.close()
-        for each in (self._images, self._control, self._hits):
+        for each in (self._images, self._control, self._hits, self._config):
             each.close()
 
     def _filled(self, image: CompiledImage) -> Map:
@@ -180,16 +268,17 @@ class PolicySlots:
             raise
         return inner
 
-    def _free(self, slot: int, forget: Callable[[int], None]) -> None:
-        """Give an image back after every packet that read the old state word is through (an RCU grace period).
+    def _free(self, slots: tuple[int, ...], forget: Callable[[int], None]) -> None:
+        """Give images back after every packet that read the old state word is through (an RCU grace period).
 
         Where that cannot be waited for, it stays until its slot is filled again.
         """
         lib = _system.lib
         if lib.aegis_membarrier(lib.MEMBARRIER_CMD_GLOBAL, 0) == 0:
-            with contextlib.suppress(KernelError):
-                self._images.delete(_key(slot))
-                forget(slot)
+            for slot in slots:
+                with contextlib.suppress(KernelError):
+                    self._images.delete(_key(slot))
+                    forget(slot)
 
 
 def generation_in(tables: Any) -> int:
@@ -198,7 +287,12 @@ def generation_in(tables: Any) -> int:
     return int.from_bytes(word[:8], "little") >> GENERATION_SHIFT
 
 
-_TABLES = {"images": "aegis_images", "control": "aegis_control", "hits": "aegis_rule_hits"}
+_TABLES = {
+    "images": "aegis_images",
+    "control": "aegis_control",
+    "hits": "aegis_rule_hits",
+    "config": "aegis_policy_slots",
+}
 
 
 def _digest(inner: Map, size: int) -> str:

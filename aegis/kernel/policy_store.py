@@ -18,7 +18,8 @@ from aegis.model.policy import PolicySet
 from aegis.model.policy_document import parse_document
 
 SCHEMA = "aegis.policy_set"
-NEXT, COMMITTED = "next.json", "committed.json"
+NEXT, COMMITTED, HISTORY = "next.json", "committed.json", "history"
+PAST_KEPT = 16  # sets
 
 
 class StoredPolicy(msgspec.Struct, frozen=True, kw_only=True):
@@ -109,10 +110,31 @@ class PolicyStore:
     def commit(self) -> None:
         """Make the prepared set the committed one. Raises StorageError."""
         try:
+            self._remember()
             os.replace(self.directory / NEXT, self.directory / COMMITTED)
             _sync(self.directory)
         except OSError as error:
             raise StorageError(f"{self.directory / COMMITTED}: {os.strerror(error.errno or 0)}") from error
+
+    def _remember(self) -> None:
+        """Keep the set that is about to be replaced, and so many before it; what cannot be kept is forgotten."""
+        history, committed = self.directory / HISTORY, self.directory / COMMITTED
+        with contextlib.suppress(OSError):
+            history.mkdir(mode=0o700, exist_ok=True)
+            os.link(committed, history / f"{committed.stat().st_mtime_ns:020}.json")
+        with contextlib.suppress(OSError):
+            for old in sorted(history.glob("*.json"))[:-PAST_KEPT]:
+                old.unlink()
+
+    def past(self) -> tuple[StoredSet, ...]:
+        """Sets that were committed before the one that is, oldest first; without those that cannot be read."""
+        found = []
+        for path in sorted((self.directory / HISTORY).glob("*.json")):
+            with contextlib.suppress(StorageError):
+                stored = self._read(f"{HISTORY}/{path.name}")
+                if stored is not None:
+                    found.append(stored)
+        return tuple(found)
 
     def keep(
         self,

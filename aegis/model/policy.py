@@ -343,10 +343,21 @@ class EnforcementState(msgspec.Struct, frozen=True, kw_only=True):
     """Whether the kernel judges packets. `stale`: it does, by a policy this agent cannot name. `reason` says why.
 
     Not `durable`: what is in force could not be written down as such, and a boot would bring back the set before it.
+    On `trial`: unless it is confirmed until `confirm_by_ms` (Unix), the kernel goes back to the set before it.
     """
 
-    state: Literal["none", "observing", "enforcing", "stale", "unavailable"]
+    state: Literal["none", "observing", "enforcing", "trial", "stale", "unavailable"]
     generation: int
     mode: Mode | None = None
     reason: str | None = None
     durable: bool = True
+    confirm_by_ms: int | None = None
+
+
+class PastSet(msgspec.Struct, frozen=True, kw_only=True):
+    """A set of policies that is or was in force: each policy's origin, name, version and SHA-256."""
+
+    generation: int
+    since_ms: int  # Unix time of its switch; 0: not known
+    state: Literal["trial", "in_force", "past"]
+    policies: tuple[tuple[str, str, int, str], ...]

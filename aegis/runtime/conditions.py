@@ -85,6 +85,16 @@ CONDITIONS: tuple[ConditionKind, ...] = (
         hint="nothing to do; it ends with the next start",
     ),
     ConditionKind(
+        code="policy_undone",
+        when="a policy on trial was not confirmed in time: the policies before it are in force again",
+        hint="aegis policy history shows them",
+    ),
+    ConditionKind(
+        code="management_incomplete",
+        when="the kernel could not be told all that no policy may cut: a policy may cut what is left out",
+        hint="aegis config show policy",
+    ),
+    ConditionKind(
         code="policy_not_loaded",
         when="the committed policy could not be put into the kernel: what the kernel enforces now goes on",
         hint="aegis policy list shows what is in force; apply the policies again",

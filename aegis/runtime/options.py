@@ -159,6 +159,12 @@ OPTIONS: tuple[Option, ...] = (
         default=(),
         help="Addresses of DNS servers whose answers tell what toFQDNs stands for, beside those of /etc/resolv.conf.",
     ),
+    Option(
+        name="policy.management_allow",
+        kind="list",
+        default=(),
+        help="What no policy may cut beside the gateway, DNS, DHCP, neighbours and path MTU: DIRECTION:PROTOCOL:NETWORK:PORT, as in ingress:tcp:192.0.2.0/24:22 or egress:udp:[2001:db8::1/128]:123.",
+    ),
     *outbox_options.OPTIONS,
     Option(
         name="enforcement.on_stop",

@@ -34,7 +34,8 @@ __noinline __u64 aegis_connect_verdict(__u64 hi, __u64 lo, __u64 service, __u64 
     __u32 rule = 0;
     __u8 verdict;
 
-    if (mask == 1)
+    if (mask == 1 ||
+        aegis_managed(hi, lo, aegis_where(0, AEGIS_EGRESS, service >> 16, 0, service), AEGIS_PORT_UNKNOWN))
         return AEGIS_VERDICT_ALLOW;
     if (!mask)
         return (__u64)(aegis_policy_enforces(slot) ? AEGIS_VERDICT_DENY : AEGIS_VERDICT_AUDIT) << 24;
@@ -96,7 +97,7 @@ static __always_inline int aegis_connect(struct bpf_sock_addr *context, __u64 hi
     word = bpf_map_lookup_elem(&aegis_control, &zero);
     if (!sk || !word || !control || BPF_CORE_READ(task, flags) & AEGIS_PF_KTHREAD)
         return 1;
-    state = *(volatile __u64 *)&word->state;
+    state = aegis_in_force(word);
     aegis_subject_of_current(task, &key);
     label = bpf_sk_storage_get(&aegis_sk_subject, sk, NULL, 0);
     if (unlikely(!label)) { /* older than the agent, and found in no process */

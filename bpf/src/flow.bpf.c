@@ -36,7 +36,7 @@ union aegis_marks {
 union aegis_judgement {
     struct {
         __u32 generation;
-        __u32 rule : 20, verdict : 2, initiator : 1, : 1, timing : 8; /* enum aegis_judged */
+        __u32 rule : 20, verdict : 2, initiator : 1, management : 1, timing : 8; /* enum aegis_judged */
     };
     __u64 word;
 };
@@ -74,8 +74,9 @@ __noinline __u64 aegis_judge(const struct aegis_flow_key *key, __u64 state, __u3
     if (!key)
         return 0;
     judgement.initiator = initiator & 1;
+    judgement.management = aegis_management_version() & 1;
     judgement.generation = state >> 8;
-    if (!state)
+    if (!state || aegis_managed_flow(key, initiator & 1))
         return judgement.word;
     port = initiator == AEGIS_EGRESS ? key->remote_port : key->local_port;
     expired = aegis_policy_expired(state & 0x7f);
@@ -324,13 +325,16 @@ __noinline __u64 aegis_flow_current(struct __sk_buff *skb, const struct aegis_pa
     direction = packet->direction & 1;
     cached.word = AEGIS_JUDGEMENT(value);
     stale = cached.generation != (__u32)(state >> 8) ||
+            cached.management != (aegis_management_version() & 1) ||
             (cached.timing && cached.timing != aegis_policy_expired(state & 0x7f) + 1);
-    /* It may be another subject's, or an answer may have bound the peer to a name since. */
+    /* It may be another subject's; an answer may have bound the peer to a name, or the management path taken
+     * it in, since. */
     if (stale ||
         ((direction == AEGIS_EGRESS || cached.initiator == AEGIS_INGRESS) &&
          aegis_subject_again(skb, packet, value, state, cached.verdict == AEGIS_VERDICT_DENY)) ||
         (cached.verdict == AEGIS_VERDICT_DENY && cached.initiator == AEGIS_EGRESS &&
-         direction == AEGIS_EGRESS && aegis_names_roots(state))) {
+         direction == AEGIS_EGRESS &&
+         (aegis_names_roots(state) || aegis_managed_flow(&packet->key, AEGIS_EGRESS)))) {
         mask = aegis_subject_of_packet(skb, packet, state);
         judgement.word = aegis_judge(&packet->key, state, cached.initiator, mask);
         /* What the kernel sends by itself, or gets for a socket that is gone, speaks for no process. */
@@ -454,7 +458,7 @@ static __always_inline int aegis_flow_packet(struct __sk_buff *skb, const __u32 
     control = bpf_map_lookup_elem(&aegis_control, &zero);
     if (!control)
         return TC_ACT_UNSPEC;
-    state = *(volatile __u64 *)&control->state;
+    state = aegis_in_force(control);
     epoch = *(volatile __u32 *)&control->epoch;
     packet.length = skb->len;
     packet.direction = direction;
@@ -489,7 +493,7 @@ static __always_inline int aegis_flow_packet(struct __sk_buff *skb, const __u32 
         unlikely(value->epoch != epoch || aegis_other_runs(value->owner)) && !packet.error)
         packet.handed = aegis_flow_sender(skb, value, epoch);
     if (unlikely(judgement.generation != (__u32)(state >> 8) || packet.starts || judgement.timing ||
-                 packet.handed ||
+                 packet.handed || judgement.management != (*(volatile __u32 *)&control->management & 1) ||
                  ((direction == AEGIS_EGRESS || judgement.initiator != direction) &&
                   judgement.verdict == AEGIS_VERDICT_DENY) ||
                  (cookie && value->cookie && cookie != value->cookie) ||

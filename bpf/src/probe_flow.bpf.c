@@ -9,6 +9,7 @@
 #include "kern/names.bpf.h"
 #include "kern/names_automaton.bpf.h"
 #include "kern/packet.bpf.h"
+#include "kern/management.bpf.h"
 #include "kern/automaton.bpf.h"
 #include "kern/subject.bpf.h"
 #include "kern/parse.bpf.h"

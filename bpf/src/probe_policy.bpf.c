@@ -39,13 +39,14 @@ static long ask(__u32 index, void *context)
     struct probe_question *question = bpf_map_lookup_elem(&probe_questions, &index);
     __u32 zero = 0;
     struct aegis_control *control = bpf_map_lookup_elem(&aegis_control, &zero);
+    __u64 state;
 
     if (!question || !control)
         return 1;
     question->decision = 0;
-    if (control->state)
-        question->decision = aegis_policy_lookup(question->high, question->low,
-                                                 (control->state & 0x7f) << 32 | question->where,
+    state = aegis_in_force(control);
+    if (state)
+        question->decision = aegis_policy_lookup(question->high, question->low, (state & 0x7f) << 32 | question->where,
                                                  question->mask, question->names);
     return 0;
 }

@@ -35,6 +35,8 @@ READING = {
     "flows",
     "counters",
     "policy.list",
+    "policy.history",
+    "policy.export",
     "modules.list",
     "config.show",
     "samples",
@@ -42,6 +44,7 @@ READING = {
 ARGUMENTS: dict[str, dict[str, Any]] = {
     "policy.check": {"document": "apiVersion: aegis/v1"},
     "policy.apply": {"document": "apiVersion: aegis/v1"},
+    "policy.diff": {"document": "apiVersion: aegis/v1"},
     "policy.explain": {"protocol": "tcp", "dst": "10.0.0.1", "dst_port": 23},
     "policy.remove": {"name": "x"},
     **{
@@ -139,7 +142,11 @@ for name, verb, args in json.loads(sys.argv[3]):
             path.chmod(found)
     for verb in VERBS:
         expected = (
-            "permission_denied" if verb.changes else "policy_invalid" if verb.name == "policy.check" else "ok"
+            "permission_denied"
+            if verb.changes
+            else "policy_invalid"
+            if verb.name in {"policy.check", "policy.diff"}
+            else "ok"
         )
         assert said[verb.name] == expected
     assert not next(verb for verb in VERBS if verb.name == "modules.config").changes

@@ -54,10 +54,20 @@ VERBS: tuple[Verb, ...] = (
     ),
     Verb(
         name="policy.apply",
-        help="Put a document in force.",
-        args={"document": str, "path": str},
+        help="Put a document in force; with confirm_within_ms, until then on trial.",
+        args={"document": str, "path": str, "confirm_within_ms": int},
         required=("document",),
         changes=True,
+    ),
+    Verb(name="policy.confirm", help="End the trial: what is on trial stays.", changes=True),
+    Verb(name="policy.rollback", help="Undo the trial, or bring back the set before.", changes=True),
+    Verb(name="policy.history", help="The sets that were in force, and the one that is."),
+    Verb(name="policy.export", help="The documents in force.", args={"name": str}),
+    Verb(
+        name="policy.diff",
+        help="What a document would change of the policy of its name.",
+        args={"document": str, "path": str},
+        required=("document",),
     ),
     Verb(name="policy.list", help="Policies in force."),
     Verb(

@@ -12,6 +12,7 @@
 #include "aegis/policy.h"
 #include "aegis/subject.h"
 #include "aegis/names.h"
+#include "aegis/life.h"
 #include "aegis/config.h"
 #include "aegis/counters.h"
 

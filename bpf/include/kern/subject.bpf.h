@@ -232,7 +232,7 @@ static __always_inline __u64 aegis_state_word(void)
     __u32 zero = 0;
     struct aegis_control *control = bpf_map_lookup_elem(&aegis_control, &zero);
 
-    return control ? *(volatile __u64 *)&control->state : 0;
+    return control ? aegis_in_force(control) : 0;
 }
 
 /* An empty label for a socket; filled in place, for there is little room on the stack. */

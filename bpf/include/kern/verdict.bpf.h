@@ -6,6 +6,8 @@
 #ifndef AEGIS_KERN_VERDICT_BPF_H
 #define AEGIS_KERN_VERDICT_BPF_H
 
+#include "kern/trial.bpf.h"
+
 /* The image of a slot: one element, written by user space before the slot is named by the state word. Its
  * size is set at load to aegis_constants.image_bytes. */
 struct aegis_image_map {

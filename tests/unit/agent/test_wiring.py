@@ -66,6 +66,7 @@ async def test_what_a_look_cannot_do_is_a_condition_and_not_the_end() -> None:
         kernel=SimpleNamespace(hooks=SimpleNamespace(look=part("hooks"), look_quickly=part("hooks"))),
         _ring_full=part("losses", {}),
         _take_missed=part("missed"),
+        _look_at_trial=part("trial"),
     )
     agent._guarded = lambda steps: Agent._guarded(agent, steps)
     with pytest.raises(Ended):
@@ -98,6 +99,7 @@ async def test_each_minute_free_memory_goes_back_to_the_host(monkeypatch: pytest
         kernel=SimpleNamespace(hooks=SimpleNamespace(look=nothing, look_quickly=nothing)),
         _ring_full=dict,
         _take_missed=nothing,
+        _look_at_trial=nothing,
     )
     agent._guarded = lambda steps: Agent._guarded(agent, steps)
     with pytest.raises(Ended):

@@ -29,7 +29,7 @@ class Tables:
         self.calls.append(("plan", selectors))
         return PLAN
 
-    def put(self, slot: int, plan: NamePlan) -> None:
+    def put(self, slot: int, plan: NamePlan, *, beside: int | None = None) -> None:
         self.calls.append(("put", slot, plan))
 
     def clear(self, slot: int) -> None:

@@ -23,7 +23,7 @@ class Noted:
         self.calls.append(("plan", self.feature, policies))
         return Planned(table=((1,), (0, 1)))
 
-    def put(self, slot: int, generation: int, plan: Any) -> None:
+    def put(self, slot: int, generation: int, plan: Any, beside: int | None = None) -> None:
         self.calls.append(("put", self.feature, slot, generation, plan))
 
     def forget(self, slot: int) -> None:

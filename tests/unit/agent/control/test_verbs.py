@@ -64,7 +64,7 @@ def test_the_table_is_sound() -> None:
     assert changing == {
         name
         for name in names
-        if name.split(".")[-1] in {"apply", "remove"}
+        if name.split(".")[-1] in {"apply", "remove", "confirm", "rollback"}
         or (name.startswith("modules.") and name not in {"modules.list", "modules.config"})
     }
     for verb in VERBS:
