@@ -45,7 +45,7 @@ keep_ended = {KEPT}
 """
 SLOPE_KIB = 1024.0  # in a million messages
 # Growth that says nothing: buffers that happen to be larger, and in pages an arena more, once.
-BLOCKS_KIB, PAGES_KIB = 64, scaled(2048, 1024)
+BLOCKS_KIB, PAGES_KIB = scaled(256, 64), scaled(2048, 1024)
 NAMES = ("agent", "gateway")
 Points = list[tuple[float, float]]
 
