@@ -15,7 +15,7 @@ from aegis.kernel.flows import IdleRules, SocketOwner
 from tests.support import packets as p
 from tests.support import testers
 from tests.support.flows import family_of, harvested, settled, watched
-from tests.support.owners import Identity, flows, identity, is_of
+from tests.support.owners import Identity, flows, identity, is_of, serve
 from tests.support.world import World
 
 pytestmark = pytest.mark.require("root", "bpf", "cgroup", "tracing", "sk_storage", "iterators")
@@ -27,18 +27,6 @@ def connect(address: str, port: int) -> tuple[Identity, int]:
     with socket.create_connection((address, port), timeout=10) as client:
         client.sendall(b"x" * 997)
         return identity(), client.getsockname()[1]
-
-
-def serve(listener: socket.socket, count: int) -> Identity:
-    """Accept, read to the end, answer and close."""
-    listener.settimeout(20)
-    for _ in range(count):
-        connection, _ = listener.accept()
-        with connection:
-            while connection.recv(4096):
-                pass
-            connection.sendall(b"done")
-    return identity()
 
 
 def listen_and_serve(address: str, announce: int, count: int) -> Identity:

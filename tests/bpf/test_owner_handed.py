@@ -17,7 +17,7 @@ from aegis.kernel.flows import FlowReader
 from tests.support import packets as p
 from tests.support import testers
 from tests.support.flows import boottime_ns, family_of, watched
-from tests.support.owners import Identity, flows, forked, identity, is_of, make_and_pass, received
+from tests.support.owners import Identity, flows, forked, identity, is_of, make_and_pass, received, serve
 from tests.support.world import World
 
 pytestmark = pytest.mark.require("root", "bpf", "cgroup", "tracing", "sk_storage")
@@ -94,18 +94,8 @@ def test_forked_child_sends(world: World, ends: tuple[str, str], before: int, af
 def serve_by_children(address: str, announce: int, count: int) -> tuple[Identity, list[Identity]]:
     """Listen; each connection is accepted and answered by a child of its own."""
     with socket.create_server((address, 0), family=family_of(address)) as listener:
-        listener.settimeout(20)
-
-        def serve() -> Identity:
-            connection, _ = listener.accept()
-            with connection:
-                while connection.recv(4096):
-                    pass
-                connection.sendall(b"done")
-            return identity()
-
         os.write(announce, listener.getsockname()[1].to_bytes(2, "little"))
-        return identity(), [forked(serve) for _ in range(count)]
+        return identity(), [forked(serve, listener, 1) for _ in range(count)]
 
 
 def request(address: str, port: int) -> int:

@@ -7,6 +7,7 @@ import os
 import socket
 import struct
 import time
+from pathlib import Path
 
 import pytest
 
@@ -22,7 +23,9 @@ NOARP, SIOCGIFFLAGS, SIOCSIFFLAGS, SIOCDARP = 0x80, 0x8913, 0x8914, 0x8953
 
 
 def resolves(world: World) -> None:
-    """From now on the host under test asks for its peer's address, and is not answered."""
+    """From now on the host under test asks for its peer's address, a minute long, and is not answered."""
+    with world.a.entered():
+        Path(f"/proc/sys/net/ipv4/neigh/{world.a.interface}/mcast_solicit").write_text("60")
     with world.a.socket(kind=socket.SOCK_DGRAM) as control:
         name = world.a.interface.encode()
         answer = fcntl.ioctl(control, SIOCGIFFLAGS, struct.pack("16sH14x", name, 0))

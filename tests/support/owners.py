@@ -48,6 +48,18 @@ def flows(reader: FlowReader, protocol: int) -> list[FlowRow]:
     return [row for row in harvested(reader) if row.protocol == protocol]
 
 
+def serve(listener: socket.socket, count: int) -> Identity:
+    """Accept, read to the end, answer and close."""
+    listener.settimeout(20)
+    for _ in range(count):
+        connection, _ = listener.accept()
+        with connection:
+            while connection.recv(4096):
+                pass
+            connection.sendall(b"done")
+    return identity()
+
+
 def forked(function: Callable[..., Any], *arguments: Any) -> Any:
     """The value of `function(*arguments)` in a child by fork alone, which has all that is open here."""
     out, into = os.pipe()

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -234,12 +236,17 @@ class Offered:
         monkeypatch.setattr(dial.Connection, "offer", noting)
 
 
-async def settled(linked: Linked) -> None:
-    """What is said of a new connection was said, and nothing is on its way."""
-    await comes(lambda: linked.uplink.connected)
-    linked.shelf.put(block(0, LOSS, 1))
-    await comes(lambda: (1, BlockClass.EVENT, 1) in linked.shelf.acknowledgements)
-    await asyncio.sleep(0.05)
+@contextlib.asynccontextmanager
+async def settled(gateway: SmallGateway, state: Path) -> AsyncIterator[Linked]:
+    """An end of a new connection on which all that is said at first was said, and nothing is on its way."""
+    async with serving(gateway) as url:
+        linked = Linked(url, state)
+        async with linked.kept():
+            await comes(lambda: linked.uplink.connected)
+            linked.shelf.put(block(0, LOSS, 1))
+            await comes(lambda: (1, BlockClass.EVENT, 1) in linked.shelf.acknowledgements)
+            await asyncio.sleep(0.05)
+            yield linked
 
 
 async def test_a_block_of_one_batch_is_written_in_the_turn_it_came(
@@ -255,17 +262,14 @@ async def test_a_block_of_one_batch_is_written_in_the_turn_it_came(
 
     monkeypatch.setattr(drive, "parts_of", noting)
     gateway = SmallGateway()
-    async with serving(gateway) as url:
-        linked = Linked(url, tmp_path)
-        async with linked.kept():
-            await settled(linked)
-            before = offered.count
-            linked.shelf.put(block(1, LOSS * 511, 511))
-            assert offered.count == before + 1
-            linked.shelf.put(block(512, LOSS * 600, 600))
-            linked.shelf.put(block(1112, LOSS, 1))
-            assert offered.count == before + 1  # nothing overtakes what is more than a batch
-            await comes(lambda: (1, BlockClass.EVENT, 1113) in linked.shelf.acknowledgements)
+    async with settled(gateway, tmp_path) as linked:
+        before = offered.count
+        linked.shelf.put(block(1, LOSS * 511, 511))
+        assert offered.count == before + 1
+        linked.shelf.put(block(512, LOSS * 600, 600))
+        linked.shelf.put(block(1112, LOSS, 1))
+        assert offered.count == before + 1  # nothing overtakes what is more than a batch
+        await comes(lambda: (1, BlockClass.EVENT, 1113) in linked.shelf.acknowledgements)
     assert gateway.refused == []
     assert sum(len(batch.items) for batch in gateway.batches) == 1113
     assert [batch.first for batch in gateway.batches] == sorted(batch.first for batch in gateway.batches)
@@ -278,16 +282,13 @@ async def test_what_is_left_behind_a_block_at_once_is_the_writing_tasks(
 ) -> None:
     """The source gives less than it has, and says so: nobody would call again."""
     gateway = SmallGateway()
-    async with serving(gateway) as url:
-        linked = Linked(url, tmp_path)
-        async with linked.kept():
-            await settled(linked)
-            give = linked.shelf.sendable
-            monkeypatch.setattr(linked.shelf, "sendable", lambda _most: give(1))
-            linked.shelf.waiting.append(block(1, LOSS, 1))
-            linked.shelf.waiting.append(block(2, LOSS, 1))
-            linked.shelf.put(block(3, LOSS, 1))
-            await comes(lambda: (1, BlockClass.EVENT, 4) in linked.shelf.acknowledgements)
+    async with settled(gateway, tmp_path) as linked:
+        give = linked.shelf.sendable
+        monkeypatch.setattr(linked.shelf, "sendable", lambda _most: give(1))
+        linked.shelf.waiting.append(block(1, LOSS, 1))
+        linked.shelf.waiting.append(block(2, LOSS, 1))
+        linked.shelf.put(block(3, LOSS, 1))
+        await comes(lambda: (1, BlockClass.EVENT, 4) in linked.shelf.acknowledgements)
     assert [batch.first for batch in gateway.batches] == [0, 1, 2, 3]
 
 
@@ -304,17 +305,14 @@ async def test_a_block_there_is_no_room_for_goes_first_when_there_is(
 
     monkeypatch.setattr(drive.Drive, "run", running)
     gateway = SmallGateway()
-    async with serving(gateway) as url:
-        linked = Linked(url, tmp_path)
-        async with linked.kept():
-            await settled(linked)
-            offered.takes = False
-            linked.shelf.put(block(1, LOSS, 1))
-            offered.takes = True
-            made[0]._session.state({"x": 1}, wall_s=int(time.time()))
-            linked.shelf.put(block(2, LOSS, 1))
-            left, first = offered.last[-1], len(offered.last)
-            await comes(lambda: (1, BlockClass.EVENT, 3) in linked.shelf.acknowledgements)
+    async with settled(gateway, tmp_path) as linked:
+        offered.takes = False
+        linked.shelf.put(block(1, LOSS, 1))
+        offered.takes = True
+        made[0]._session.state({"x": 1}, wall_s=int(time.time()))
+        linked.shelf.put(block(2, LOSS, 1))
+        left, first = offered.last[-1], len(offered.last)
+        await comes(lambda: (1, BlockClass.EVENT, 3) in linked.shelf.acknowledgements)
     assert gateway.refused == []
     assert offered.last[first] is left
     assert [batch.first for batch in gateway.batches] == [0, 1, 2]
@@ -325,27 +323,21 @@ async def test_what_is_to_be_said_goes_before_a_block(
 ) -> None:
     offered = Offered(monkeypatch)
     gateway = SmallGateway()
-    async with serving(gateway) as url:
-        linked = Linked(url, tmp_path)
-        async with linked.kept():
-            await settled(linked)
-            before = offered.count
-            linked.uplink.unsaid.change(Change(subject=("x",), state={"x": 1}))
-            linked.shelf.put(block(1, LOSS, 1))
-            assert offered.count == before
-            await comes(lambda: (1, BlockClass.EVENT, 2) in linked.shelf.acknowledgements)
+    async with settled(gateway, tmp_path) as linked:
+        before = offered.count
+        linked.uplink.unsaid.change(Change(subject=("x",), state={"x": 1}))
+        linked.shelf.put(block(1, LOSS, 1))
+        assert offered.count == before
+        await comes(lambda: (1, BlockClass.EVENT, 2) in linked.shelf.acknowledgements)
 
 
 async def test_a_mistake_while_a_block_is_written_at_once_ends_the_connection(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     gateway = SmallGateway()
-    async with serving(gateway) as url:
-        linked = Linked(url, tmp_path)
-        async with linked.kept():
-            await settled(linked)
-            with monkeypatch.context() as patched:
-                patched.setattr(drive, "parts_of", lambda *_, **__: 1 / 0)
-                linked.shelf.put(block(1, LOSS, 1))  # nothing is raised to who has a record
-            await comes(lambda: (1, BlockClass.EVENT, 2) in linked.shelf.acknowledgements)
+    async with settled(gateway, tmp_path) as linked:
+        with monkeypatch.context() as patched:
+            patched.setattr(drive, "parts_of", lambda *_, **__: 1 / 0)
+            linked.shelf.put(block(1, LOSS, 1))  # nothing is raised to who has a record
+        await comes(lambda: (1, BlockClass.EVENT, 2) in linked.shelf.acknowledgements)
     assert gateway.opened == 2
