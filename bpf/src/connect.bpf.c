@@ -68,18 +68,17 @@ __noinline __u64 aegis_owner_of_current(void)
 
 static __noinline int aegis_connect_report(__u64 hi, __u64 lo, __u64 service, __u64 state, __u64 verdict)
 {
-    struct aegis_flow_value value = {};
+    __u64 rule = verdict & AEGIS_JUDGED_RULE_MASK;
     struct aegis_flow_key key = {};
 
     *(__u64 *)key.remote = bpf_cpu_to_be64(hi);
     *(__u64 *)(key.remote + 8) = bpf_cpu_to_be64(lo);
     key.remote_port = service;
     key.protocol = service >> 16;
-    value.generation = state >> 8;
-    value.judged = (verdict & AEGIS_JUDGED_RULE_MASK) | AEGIS_VERDICT_DENY << AEGIS_JUDGED_VERDICT_SHIFT;
-    value.owner = aegis_owner_of_current();
-    aegis_count_rule(state, verdict & AEGIS_JUDGED_RULE_MASK, 0);
-    return aegis_emit_verdict(&key, &value);
+    aegis_count_rule(state, rule, 0);
+    return aegis_emit_verdict(
+        &key, (rule | AEGIS_VERDICT_DENY << AEGIS_JUDGED_VERDICT_SHIFT) << 32 | (__u32)(state >> 8),
+        aegis_owner_of_current(), 0);
 }
 
 /* 1, or 0 to refuse. `hi` and `lo`: the destination in host order halves, IPv4 mapped. */

@@ -98,22 +98,9 @@ __noinline __u64 aegis_judge(const struct aegis_flow_key *key, __u64 state, __u3
 }
 
 /* Sends the record of a deny or audit; global, so that the verifier follows it once. */
-__noinline int aegis_flow_report(const struct aegis_packet *packet, const struct aegis_flow_value *value)
-{
-    if (!packet || !value)
-        return 0;
-    return aegis_emit_verdict(&packet->key, value);
-}
-
 __noinline int aegis_report(const struct aegis_packet *packet, __u64 word, __u64 owner, __u64 cookie)
 {
-    union aegis_judgement judgement = {.word = word};
-    struct aegis_flow_value value = {};
-
-    AEGIS_JUDGEMENT(&value) = judgement.word;
-    value.owner = owner;
-    value.cookie = cookie;
-    return aegis_flow_report(packet, &value);
+    return packet ? aegis_emit_verdict(&packet->key, word, owner, cookie) : 0;
 }
 
 /* What a judgement means for one packet; counts what is denied or would have been. */
@@ -286,7 +273,7 @@ __noinline int aegis_flow_first(struct __sk_buff *skb, const struct aegis_packet
     value.epoch = epoch;
     value.first_ns = bpf_ktime_get_boot_ns();
     if (judgement.verdict != AEGIS_VERDICT_ALLOW)
-        aegis_flow_report(packet, &value);
+        aegis_report(packet, judgement.word, value.owner, value.cookie);
     if (bpf_map_update_elem(&aegis_flows, &packet->key, &value, BPF_NOEXIST))
         aegis_flow_join(packet, &value);
     return aegis_apply(aegis_with_outer(packet, judgement.word), state, direction, packet->length);

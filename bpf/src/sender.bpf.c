@@ -16,8 +16,8 @@ enum {
     AEGIS_USER_SS = 0x2b
 };
 enum aegis_descriptor_limits {
-    AEGIS_DESCRIPTORS_A_STEP = 16, /* on the stack */
-    AEGIS_DESCRIPTOR_STEPS = 64    /* 1,024 descriptors each: below the lowest free one, and the first */
+    AEGIS_DESCRIPTORS_A_STEP = 8, /* on the stack, of which there is little left at this depth */
+    AEGIS_DESCRIPTOR_STEPS = 128  /* 1,024 descriptors each: below the lowest free one, and the first */
 };
 
 struct aegis_descriptors {

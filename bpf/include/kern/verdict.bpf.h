@@ -422,14 +422,15 @@ static __always_inline bool aegis_verdict_permitted(const struct aegis_verdict_l
     return true;
 }
 
-/* Emits the record of a denied or audited flow, or counts it as rate_limited. Call it where a verdict is
- * decided (a new flow, a changed policy, a packet without a flow entry), not for packets with a cached one.
- */
-static __noinline __attribute__((unused)) int aegis_emit_verdict(const struct aegis_flow_key *key,
-                                                                 const struct aegis_flow_value *value)
+/* Emits the record of a denied or audited flow, or counts it as rate_limited. `word` is a judgement: the
+ * generation, and above it the fields of enum aegis_judged. Call it where a verdict is decided (a new flow, a
+ * changed policy, a packet without a flow entry), not for packets with a cached one. */
+static __noinline __attribute__((unused)) int aegis_emit_verdict(const struct aegis_flow_key *key, __u64 word,
+                                                                 __u64 owner, __u64 cookie)
 {
-    struct aegis_verdict_limit_key peer = {.generation = value->generation,
-                                           .rule = value->judged & AEGIS_JUDGED_RULE_MASK};
+    __u32 judged = word >> 32;
+    struct aegis_verdict_limit_key peer = {.generation = (__u32)word,
+                                           .rule = judged & AEGIS_JUDGED_RULE_MASK};
     struct aegis_verdict_record record = {};
 
     __builtin_memcpy(peer.remote, key->remote, sizeof(peer.remote));
@@ -438,12 +439,12 @@ static __noinline __attribute__((unused)) int aegis_emit_verdict(const struct ae
         return 0;
     }
     record.key = *key;
-    record.owner = value->owner;
-    record.generation = value->generation;
-    record.cookie = value->cookie;
-    record.rule = value->judged & AEGIS_JUDGED_RULE_MASK;
-    record.verdict = value->judged >> AEGIS_JUDGED_VERDICT_SHIFT & 3;
-    record.initiator = value->judged >> AEGIS_JUDGED_INITIATOR_SHIFT & 1;
+    record.owner = owner;
+    record.generation = (__u32)word;
+    record.cookie = cookie;
+    record.rule = judged & AEGIS_JUDGED_RULE_MASK;
+    record.verdict = judged >> AEGIS_JUDGED_VERDICT_SHIFT & 3;
+    record.initiator = judged >> AEGIS_JUDGED_INITIATOR_SHIFT & 1;
     aegis_emit(&record, sizeof(record), AEGIS_KIND_VERDICT, true);
     return 0;
 }
