@@ -40,8 +40,9 @@ static __always_inline __u64 aegis_owner_of_task(struct task_struct *task)
     if (known && ((__u64 *)known->comm)[0] == ((__u64 *)owner.comm)[0] &&
         ((__u64 *)known->comm)[1] == ((__u64 *)owner.comm)[1])
         return id;
-    owner.uid = task->cred->uid.val;
-    owner.cgroup_id = task->cgroups->dfl_cgrp->kn->id;
+    /* By reads: to follow a pointer by its type costs the verifier a millisecond. */
+    owner.uid = BPF_CORE_READ(task, cred, uid.val);
+    owner.cgroup_id = BPF_CORE_READ(task, cgroups, dfl_cgrp, kn, id);
     if (bpf_map_update_elem(&aegis_owners, &id, &owner, BPF_ANY))
         aegis_count_loss(AEGIS_LOSS_OWNER_FULL);
     return id;

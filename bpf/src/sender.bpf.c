@@ -92,6 +92,7 @@ static __always_inline bool aegis_has_open(struct task_struct *task, struct bpf_
 {
     struct bpf_sock *volatile known = sk;
     struct aegis_descriptors walk = {};
+    struct files_struct *files;
     struct fdtable *fdt;
     __u64 address, last;
     int owned = 1;
@@ -108,14 +109,17 @@ static __always_inline bool aegis_has_open(struct task_struct *task, struct bpf_
         !address ||
         bpf_probe_read_kernel(&walk.file, sizeof(walk.file),
                               (void *)address + bpf_core_field_offset(struct socket, file)) ||
-        !walk.file || !task->files)
+        !walk.file)
         return false;
-    fdt = task->files->fdt;
-    last = task->files->next_fd;
+    files = BPF_CORE_READ(task, files); /* typed pointers cost the verifier a millisecond each */
+    if (!files)
+        return false;
+    fdt = BPF_CORE_READ(files, fdt);
+    last = BPF_CORE_READ(files, next_fd);
     if (last > AEGIS_DESCRIPTORS_A_STEP * AEGIS_DESCRIPTOR_STEPS)
         walk.first = last - AEGIS_DESCRIPTORS_A_STEP * AEGIS_DESCRIPTOR_STEPS;
-    walk.table = (__u64)fdt->fd;
-    walk.count = fdt->max_fds;
+    walk.table = (__u64)BPF_CORE_READ(fdt, fd);
+    walk.count = BPF_CORE_READ(fdt, max_fds);
     bpf_loop(AEGIS_DESCRIPTOR_STEPS << !!walk.first, aegis_find_descriptor, &walk, 0);
     return walk.found;
 }
