@@ -108,7 +108,7 @@ class PolicySlots:
         """The highest that a slot ever had: those of trials that were undone, too, are in cached verdicts."""
         rows = (self._config.lookup(_key(slot)) for slot in range(abi.POLICY_SLOTS))
         found = [abi.unpack("aegis_policy_slot", row).generation for row in rows if row]
-        return max(self.position().generation, *found, 0)
+        return max(self.position().generation, *map(int, found), 0)
 
     def holds(self, image: CompiledImage) -> bool:
         """Whether the slot that the state word names holds this image.

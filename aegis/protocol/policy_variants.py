@@ -5,14 +5,15 @@ Letters are those of the documents' shapes:
     a  `action` deploy_policy with a `policy_config`: the one a deployed agent acts on
     b  flat, `type` policy_deployment
     d  as a, on the agent's own channel; its broadcast of names is refused
-    g  an assignment with a `snapshot` of CIDR lists
+    g  an assignment with a `snapshot` of CIDR lists; it may end (`ttl_ts`, or `ttl_seconds` after it came)
     c e f h i j  refused by name
 
-No word is dropped: a member that is not known, an expiry, a selector or a condition refuses the whole message.
+No word is dropped: a member that is not known, any other expiry, a selector or a condition refuses the whole message.
 """
 
 from __future__ import annotations
 
+import datetime as dt
 import ipaddress
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any
@@ -108,13 +109,10 @@ def translate(body: Body, *, wall_s: int) -> Translated | None:
         return None
     if variant in REFUSED:
         raise PolicyUnenforceable(f"variant {variant}", REFUSED[variant])
+    if variant == "g":
+        return _assignment(body, wall_s)
     _refuse_expiry(body, "")
-    match variant:
-        case "a":
-            return _deploy_policy(body, wall_s)
-        case "b":
-            return _policy_deployment(body)
-    return _assignment(body)
+    return _policy_deployment(body) if variant == "b" else _deploy_policy(body, wall_s)
 
 
 # ---- variant a, and d where it has rules
@@ -186,7 +184,8 @@ def _priority(body: Body) -> int | None:
 # ---- variant g
 
 
-def _assignment(body: Body) -> Translated:
+def _assignment(body: Body, wall_s: int) -> Translated:
+    _refuse_expiry(body, "", but=("ttl_seconds", "ttl_ts"))
     known = {"bundle_id", "id", "mode", "selector", "snapshot", "dry_run", "type", "action", "status"}
     _only(body, known | {"snapshot_sig", "snapshot_kid", "updated_at"} | _CARRIER, "")
     if body.get("selector"):
@@ -226,7 +225,26 @@ def _assignment(body: Body) -> Translated:
     if not rules:
         raise PolicyInvalid("snapshot", "has no rule")
     name = _text(body, "bundle_id", "", "")
-    return _document("g", name, "observe" if dry_run else mode, rules)
+    return _document("g", name, "observe" if dry_run else mode, rules, expires=_ends(body, wall_s))
+
+
+def _ends(body: Body, wall_s: int) -> str | None:
+    """When an assignment ends: at `ttl_ts`, the instant its backend worked out; without one `ttl_seconds` after it came.
+
+    0 is the legacy word for no end, of either.
+    """
+    for key, base in (("ttl_ts", 0), ("ttl_seconds", wall_s)):
+        seconds = body.get(key)
+        if seconds is None or (seconds == 0 and not isinstance(seconds, bool)):
+            continue
+        try:
+            if isinstance(seconds, bool) or not isinstance(seconds, int) or seconds < 0:
+                raise ValueError(seconds)
+            instant = dt.datetime.fromtimestamp(base + seconds, dt.UTC)
+        except (ValueError, OverflowError, OSError):
+            raise PolicyInvalid(key, "must be a whole number of seconds") from None
+        return instant.strftime("%Y-%m-%dT%H:%M:%SZ")
+    return None
 
 
 def _networks(value: Any, family: int, path: str) -> list[Network]:
@@ -251,11 +269,19 @@ def _overlap(one: Network, other: Network) -> bool:
 
 
 def _document(
-    variant: str, name: str, mode: str, rules: dict[str, list[dict[str, Any]]], priority: int | None = None
+    variant: str,
+    name: str,
+    mode: str,
+    rules: dict[str, list[dict[str, Any]]],
+    priority: int | None = None,
+    *,
+    expires: str | None = None,
 ) -> Translated:
     spec: dict[str, Any] = {"mode": mode}
     if priority is not None:
         spec["priority"] = priority
+    if expires is not None:
+        spec["expiresAt"] = expires
     document = {
         "apiVersion": API_VERSION,
         "kind": KIND,
@@ -344,12 +370,12 @@ def _only(body: Body, known: Collection[str], path: str) -> None:
             raise PolicyUnenforceable(f"{path}{key[:60]}", "is not known, and may change what is meant")
 
 
-def _refuse_expiry(body: Body, path: str) -> None:
-    """Also where it hides in the metadata."""
+def _refuse_expiry(body: Body, path: str, *, but: Collection[str] = ()) -> None:
+    """Also where it hides in the metadata. `but`: those of the body itself that are understood."""
     metadata = body.get("metadata")
     for place, where in ((path, body), (f"{path}metadata.", metadata if isinstance(metadata, dict) else {})):
         for key in _EXPIRIES:
-            if where.get(key):
+            if where.get(key) and (where is not body or key not in but):
                 raise PolicyUnenforceable(
-                    f"{place}{key}", "expiry is not supported: a rule holds until it is removed"
+                    f"{place}{key}", "an expiry of this shape: from when it counts is not defined"
                 )

@@ -8,7 +8,12 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-PARSERS = ("aegis/model/policy_document.py", "aegis/model/document_parser.py", "aegis/model/document.py")
+PARSERS = (
+    "aegis/model/policy_document.py",
+    "aegis/model/policy_rules.py",
+    "aegis/model/document_parser.py",
+    "aegis/model/document.py",
+)
 
 
 def one(data: bytes) -> None:

@@ -36,7 +36,7 @@ MUTATED = 2000  # and mutations of those that came with the entry
 PLANT_SECONDS = 300.0
 # Entry, file, what stands there and what is put in its place: bugs of the kinds parsers have.
 PLANTED: tuple[tuple[str, str, str, str], ...] = (
-    ("policy", "aegis/model/policy_document.py", "if cidr is None:", "if False:"),
+    ("policy", "aegis/model/policy_rules.py", "if cidr is None:", "if False:"),
     ("policy", "aegis/model/policy_document.py", "except PolicyInvalid as error:", "except ZeroDivisionError as error:"),
     ("toml", "aegis/runtime/toml_lines.py", "statement.clear()\n        if header", "if header"),
     ("control", "aegis/agent/control/envelope.py", "(msgspec.DecodeError, UnicodeError, RecursionError)", "(RecursionError,)"),

@@ -188,9 +188,10 @@ EXPIRIES = [
                          ids=["a", "b", "g"])  # fmt: skip
 def test_an_expiry_is_refused_and_never_dropped(body: dict[str, Any], key: str) -> None:
     assert policy(body)
-    with pytest.raises(PolicyUnenforceable, match="expiry is not supported"):
-        translate(body | {key: 60}, wall_s=WALL)
-    with pytest.raises(PolicyUnenforceable, match="expiry is not supported"):
+    if "bundle_id" not in body or key not in {"ttl_seconds", "ttl_ts"}:
+        with pytest.raises(PolicyUnenforceable, match="an expiry of this shape"):
+            translate(body | {key: 60}, wall_s=WALL)
+    with pytest.raises(PolicyUnenforceable, match="an expiry of this shape"):
         translate(body | {"metadata": {key: "2027-01-01T00:00:00Z"}}, wall_s=WALL)
 
 
@@ -294,10 +295,34 @@ def test_modes_of_an_assignment(mode: str, dry_run: bool, wanted: Mode) -> None:
 
 
 @pytest.mark.parametrize(
+    ("words", "ends_s"),
+    [
+        ({}, None),
+        ({"ttl_seconds": 0}, None),
+        ({"ttl_seconds": 3600}, WALL + 3600),
+        ({"ttl_ts": WALL + 90}, WALL + 90),
+        ({"ttl_seconds": 3600, "ttl_ts": WALL + 90}, WALL + 90),
+        ({"ttl_seconds": 3600, "ttl_ts": 0}, WALL + 3600),
+    ],
+)
+def test_the_end_of_an_assignment(words: dict[str, int], ends_s: int | None) -> None:
+    found = policy(assignment(deny_cidr_v4=["192.0.2.0/24"]) | words)
+    assert found.expires_ms == (None if ends_s is None else ends_s * 1000)
+
+
+@pytest.mark.parametrize("key", ["ttl_seconds", "ttl_ts"])
+@pytest.mark.parametrize("value", [-1, True, False, 1.5, "60", [60], 1 << 62, 1 << 80])
+def test_an_end_that_makes_no_sense(key: str, value: object) -> None:
+    with pytest.raises(PolicyInvalid) as caught:
+        translate(assignment(deny_cidr_v4=["192.0.2.0/24"]) | {key: value}, wall_s=WALL)
+    assert caught.value.path == key
+
+
+@pytest.mark.parametrize(
     ("changed", "path"),
     [
         ({"selector": {"os": "linux"}}, "selector"),
-        ({"ttl_seconds": 1}, "ttl_seconds"),
+        ({"duration": 1}, "duration"),
         ({"snapshot": {"edges": [{"src": "a", "dst": "b", "port": 1, "protocol": "tcp"}]}}, "snapshot.edges"),
         ({"snapshot": {"rules": [{"id": "x"}]}}, "snapshot.rules"),
         ({"snapshot": {"else": []}}, "snapshot.else"),
