@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from aegis.kernel.policy_image import NONE, CompiledImage, names_of
 from aegis.kernel.policy_walk import ImageReader, Step, Walk
-from aegis.model.policy import Explanation, Packet, RankedRule
+from aegis.model.policy import EVERYBODY, Explanation, Packet, RankedRule
 
 
 def explain(
@@ -20,7 +20,7 @@ def explain(
     walk = ImageReader(image.data).walk(packet, names=names, boot_epoch_ms=boot_epoch_ms)
     judgement = walk.judgement
     decider = None if judgement.decider is None else image.rules[judgement.decider]
-    path = [*notes, packet.text]
+    path = [*notes, *_left_out(image, packet), packet.text]
     if not image.rules:
         path.append("no policy is applied")
     else:
@@ -37,6 +37,16 @@ def explain(
         mode=None if decider is None else decider.policy.mode,
         path=tuple(path),
     )
+
+
+def _left_out(image: CompiledImage, packet: Packet) -> list[str]:
+    """What the question leaves open, though it may decide."""
+    told = []
+    if image.subjects and packet.subjects == EVERYBODY:
+        told.append("asked of no process: what policies say of subjects is left out")
+    if image.names and not packet.names:
+        told.append("asked of an address without a name: rules about names are left out")
+    return told
 
 
 def _asked(walk: Walk, image: CompiledImage) -> list[str]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import msgspec
+
 from aegis.kernel.policy_explain import explain
 from aegis.kernel.policy_image import compile_policies
 from aegis.model.flow import Verdict
@@ -53,6 +55,18 @@ def test_an_audit_says_what_would_have_happened() -> None:
     alone = explain(compile_policies(policies(watch="egressDeny: [{}]")), 3, packet("::1"))
     assert alone.verdict is Verdict.AUDIT
     assert alone.path[-1] == "no enforced rule matches: the packet passes"
+
+
+def test_what_the_question_leaves_open_is_said() -> None:
+    names = "mode: enforce, egressDeny: [{toFQDNs: [{matchName: a.example}]}]"
+    image = compile_policies(policies(web="subject: {unit: a.service}, egressDeny: [{}]", names=names))
+    told = explain(image, 3, packet("192.0.2.1"))
+    assert told.path[:2] == (
+        "asked of no process: what policies say of subjects is left out",
+        "asked of an address without a name: rules about names are left out",
+    )
+    asked = msgspec.structs.replace(packet("192.0.2.1"), subjects=3, names=("a.example",))
+    assert explain(image, 3, asked).path[0] == "egress tcp to 192.0.2.1 port 23"
 
 
 def test_no_match_and_no_policy() -> None:
