@@ -16,7 +16,7 @@ from aegis.model.absent import Absent
 from aegis.model.link import LinkState, LinkStatus
 from aegis.model.module import ModuleStatus
 from aegis.model.net import PROTOCOL_NUMBERS, Direction, address_bytes
-from aegis.model.policy import AppliedPolicy, Probe
+from aegis.model.policy import Probe
 from aegis.model.sample import document
 from aegis.model.stamp import rfc3339
 from aegis.model.status import (
@@ -26,6 +26,7 @@ from aegis.model.status import (
     GatewayPart,
     ModulePart,
     Status,
+    UnattachedPart,
 )
 from aegis.runtime.clock import stamp
 from aegis.runtime.config import Setting
@@ -117,15 +118,18 @@ class Answers:
     def _enforcement(self) -> EnforcementPart:
         kernel = self._agent.kernel
         state = kernel.enforcer.state()
+        reach = kernel.reach()
+        reason = state.reason or (reach.text if state.mode else None)
         return EnforcementPart(
             state=state.state,
-            reason=state.reason,
-            reason_reason=msgspec.UNSET if state.reason else NOTHING,
+            reason=reason,
+            reason_reason=msgspec.UNSET if reason else NOTHING,
             generation=state.generation or None,
             generation_reason=msgspec.UNSET if state.generation else NO_POLICY,
             mode=state.mode,
             mode_reason=msgspec.UNSET if state.mode else NO_POLICY,
             interfaces=self._watched() or [],
+            unattached=[UnattachedPart(interface=name, reason=why) for name, why in reach.unattached],
             hooks=sorted(kernel.datapath.ways()) if kernel.datapath else [],
             confirm_deadline=None,
             confirm_deadline_reason=NO_TRIAL,
@@ -198,13 +202,13 @@ class Answers:
         ]
 
     async def policy_apply(self, args: dict[str, Any]) -> Sequence[object]:
-        return [policy_item(self._agent.kernel.enforcer.apply(*self._document(args)))]
+        return [policy_item(self._agent.policy_orders.apply(*self._document(args)))]
 
     async def policy_remove(self, args: dict[str, Any]) -> Sequence[object]:
-        return [policy_item(self._agent.kernel.enforcer.remove(args["name"]))]
+        return [policy_item(self._agent.policy_orders.remove(args["name"]))]
 
     async def policy_list(self, _args: dict[str, Any]) -> Sequence[object]:
-        return [policy_item(one) for one in self._agent.kernel.enforcer.list()]
+        return [policy_item(one) for one in self._agent.policy_orders.list()]
 
     async def policy_explain(self, args: dict[str, Any]) -> Sequence[object]:
         found = self._agent.kernel.enforcer.explain(probe_of(args))
@@ -257,13 +261,13 @@ def link_features(link: LinkStatus) -> tuple[Feature, ...]:
         return ()
     from aegis.kernel.features import Feature
 
-    up = link.state is LinkState.CONNECTED
+    up = link.up
     return (
         Feature(
             name="gateway",
             state="degraded" if up else "missing",
             source="gateway.url",
-            reason="protocol v1 hides nothing and proves little of the gateway"
+            reason=link.reason or "protocol v1 hides nothing and proves little of the gateway"
             if up
             else link.reason or link.state.value,
             effect="orders are signed by nobody, and refused unless policy.unsigned_orders = accept"
@@ -296,12 +300,8 @@ def setting_item(setting: Setting) -> dict[str, Any]:
     return stamped("aegis.config", with_reasons(content, {"value": "decided at start"}))
 
 
-def policy_item(policy: AppliedPolicy) -> dict[str, Any]:
-    content = msgspec.to_builtins(policy)
-    return stamped(
-        "aegis.policy",
-        {"policy": content.pop("name"), "policy_version": content.pop("version"), **content},
-    )
+def policy_item(policy: dict[str, Any]) -> dict[str, Any]:
+    return stamped("aegis.policy", policy)
 
 
 def probe_of(args: dict[str, Any]) -> Probe:

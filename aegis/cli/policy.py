@@ -17,7 +17,18 @@ from aegis.errors import PolicyInvalid
 _FORMATS = ("table", "json", "json-pretty", "yaml")
 
 
-RULE_COLUMNS = ("policy", "mode", "priority", "origin", "rule", "direction", "action", "packets", "bytes")
+RULE_COLUMNS = (
+    "policy",
+    "mode",
+    "priority",
+    "origin",
+    "rule",
+    "direction",
+    "action",
+    "packets",
+    "bytes",
+    "state",
+)
 
 
 def _rule_row(applied: dict[str, Any], rule: dict[str, Any]) -> dict[str, Any]:
@@ -33,17 +44,27 @@ def policy() -> None:
 
 
 def _read(path: Path) -> bytes:
+    """Of a file that is too long only so much that this can be said of it."""
+    from aegis.model.document_parser import MAX_BYTES
+
     try:
-        return sys.stdin.buffer.read() if str(path) == "-" else path.read_bytes()
+        if str(path) == "-":
+            return sys.stdin.buffer.read(MAX_BYTES + 1)
+        with path.open("rb") as file:
+            return file.read(MAX_BYTES + 1)
     except OSError as error:
-        raise click.UsageError(f"{path}: {error}") from error
+        raise click.UsageError(f"{path}: {error.strerror or error}") from error
 
 
 def _text(path: Path) -> str:
+    """For a request, which is text. What is none is refused by the words that `check` has for it."""
+    from aegis.model.document_parser import text_of
+
     try:
-        return _read(path).decode()
-    except UnicodeDecodeError as error:
-        raise PolicyInvalid(str(path), f"not UTF-8: {error}") from error
+        return text_of(_read(path))
+    except PolicyInvalid as error:
+        error.args = (f"{path}: {error}",)
+        raise
 
 
 @policy.command()
@@ -86,7 +107,10 @@ def check(context: click.Context, file: Path, output: str) -> None:
 @output_option("compact", ("compact", "json", "json-pretty", "yaml"))
 @click.pass_obj
 def apply(socket_path: str, file: Path, output: str) -> None:
-    """Apply a document: it replaces the policy of the same name, and the answer comes after the kernel's switch."""
+    """Apply a document: it replaces the policy of the same name, and the answer comes after the kernel's switch.
+
+    A policy that is kept and judges no packet, or not those of every interface, is exit 1 with the reason.
+    """
     try:
         item = request_one(socket_path, "policy.apply", {"document": _text(file), "path": str(file)})
     except AgentError as error:
@@ -104,12 +128,15 @@ def apply(socket_path: str, file: Path, output: str) -> None:
 @output_option("table", (*_FORMATS, "csv"))
 @click.pass_obj
 def list_policies(socket_path: str, output: str) -> None:
-    """List applied policies; a line a rule, with the packets it denied or (mode observe) would have."""
-    rows = request(socket_path, "policy.list", timeout_s=30)
+    """List policies and whether they are enforced; a line a rule, with the packets it denied or (observe) would have."""
+    rows = list(request(socket_path, "policy.list", timeout_s=30))
     if output in ("table", "csv"):
         write_rows(
             (_rule_row(one, rule) for one in rows for rule in one["rules"]), output, columns=RULE_COLUMNS
         )
+        # One set, one answer: what is not judged is told beside the table, not in every line of it.
+        for reason in dict.fromkeys(one["reason"] for one in rows if one.get("reason")):
+            click.echo(f"aegis: {cell(reason)}", err=True)
     else:
         write_rows(rows, output)
 

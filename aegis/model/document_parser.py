@@ -14,6 +14,7 @@ MAX_BYTES = 1 << 20
 MAX_NODES = 200_000
 MAX_DEPTH = 24
 
+_MARK = b"\xef\xbb\xbf"  # of the byte order: some editors begin a file with it
 _INTEGER = re.compile(r"-?(?:0|[1-9][0-9]{0,39})")
 _FLOAT = re.compile(
     r"[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN)"
@@ -25,13 +26,7 @@ _FALSE = frozenset({"false", "False", "FALSE"})
 
 def parse(data: bytes) -> Node:
     """The document's tree. Raises PolicyInvalid with the path and line of the first thing that cannot be read."""
-    if len(data) > MAX_BYTES:
-        raise PolicyInvalid("document", f"has {len(data)} bytes, more than {MAX_BYTES}")
-    try:
-        text = data.decode("utf-8")
-    except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
-        raise PolicyInvalid("document", f"is not UTF-8: {error.reason}", line=line) from error
+    text = text_of(data)
     try:
         return _compose(yaml.parse(text.removeprefix("\ufeff"), Loader=yaml.CSafeLoader))
     except yaml.MarkedYAMLError as error:
@@ -40,8 +35,28 @@ def parse(data: bytes) -> Node:
         raise PolicyInvalid(
             "document", f"is neither YAML nor JSON: {error.problem or error.context}", line=line_or_none
         ) from error
+    except yaml.reader.ReaderError as error:
+        at = error.position + (len(_MARK) if data.startswith(_MARK) else 0)
+        reason = f"is neither YAML nor JSON: {error.reason} (#x{error.character:02x} at byte {at})"
+        raise PolicyInvalid("document", reason, line=_line_at(data, at)) from error
     except yaml.YAMLError as error:
         raise PolicyInvalid("document", f"is neither YAML nor JSON: {error}") from error
+
+
+def text_of(data: bytes) -> str:
+    """The document as text. Raises PolicyInvalid with the line, and with the byte by which it is no UTF-8."""
+    if len(data) > MAX_BYTES:
+        raise PolicyInvalid("document", f"has more than {MAX_BYTES} bytes")
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        reason = f"is not UTF-8: {error.reason} (#x{data[error.start]:02x} at byte {error.start})"
+        raise PolicyInvalid("document", reason, line=_line_at(data, error.start)) from error
+
+
+def _line_at(data: bytes, at: int) -> int:
+    """The 1-based line of a byte."""
+    return data.count(b"\n", 0, at) + 1
 
 
 class _Open:
@@ -95,7 +110,7 @@ def _compose(events: Iterator[yaml.Event]) -> Node:
         else:
             root = done
     if root is None:
-        raise PolicyInvalid("document", "is empty")
+        raise PolicyInvalid("document", "is empty", line=1)
     return root
 
 
