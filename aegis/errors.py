@@ -22,6 +22,7 @@ AegisError                      code (snake_case, stable), retryable, hint; str(
     PolicyUnenforceable         document path and reason
     PolicyStale                 older than what is in force, or over
     PolicyNotFound
+    PolicyNotEnforced           it is kept, and packets pass interfaces without being judged by it
     PolicyUnsigned              an order nobody signed, where such are refused
   StorageError
     StateFileRefused            a file of the state directory that cannot be trusted
@@ -34,7 +35,7 @@ AegisError                      code (snake_case, stable), retryable, hint; str(
     RegistrationRefused         HTTP status that says why
     NotBuilt                    a feature that is planned and not there
   ModuleError
-    ModuleUnknown ModuleStartFailed ModuleStopTimeout
+    ModuleUnknown ModuleDisabled ModuleStartFailed ModuleStopTimeout
     WouldCutControl             a gateway's order that would end the link it came over
 """
 
@@ -278,6 +279,23 @@ class PolicyNotFound(PolicyError):
     code = "policy_not_found"
 
 
+class PolicyNotEnforced(PolicyError):
+    """A policy is kept, and judges no packet, or not those of every interface: `policy_not_enforced`, `policy_partly_enforced`.
+
+    `policy` is the applied one as the answer shows it; `path` is its name.
+    """
+
+    code = "policy_not_enforced"
+
+    def __init__(
+        self, path: str, reason: str, *, partly: bool, policy: dict[str, object], hint: str | None = None
+    ) -> None:
+        super().__init__(path, reason, hint=hint)
+        self.policy = policy
+        if partly:
+            self.code = "policy_partly_enforced"
+
+
 class PolicyUnsigned(PolicyError):
     """An order that nobody signed, where such orders are refused; `path` is the order's name."""
 
@@ -364,6 +382,12 @@ class ModuleUnknown(ModuleError):
     """No module of that name was found."""
 
     code = "module_unknown"
+
+
+class ModuleDisabled(ModuleError):
+    """An order to start a module that is disabled."""
+
+    code = "module_disabled"
 
 
 class ModuleStartFailed(ModuleError):

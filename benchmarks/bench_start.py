@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import sysconfig
 import time
 
 from aegis.cli.demo.stage import Stage, open_stage
@@ -12,6 +13,7 @@ from benchmarks.rows import Row, median
 
 RUNS = 7
 SENDING_S = 6.0
+INSTALLED = f"{sysconfig.get_path('scripts')}/aegis-agent"
 PORT = 9999
 POLICY = """
 apiVersion: aegis/v1
@@ -54,7 +56,7 @@ def _once(stage: Stage) -> float:
         os.close(writing)
         here.read(1)  # the first datagram has arrived
         started = time.clock_gettime_ns(time.CLOCK_MONOTONIC)
-        stage.start_agent()
+        stage.start_agent(INSTALLED)
         found: tuple[int, int] = receiver.result(30)
     last, count = found
     stage.stop_agent()

@@ -16,7 +16,7 @@ from aegis.model.absent import Absent
 from aegis.model.link import LinkState, LinkStatus
 from aegis.model.module import ModuleStatus
 from aegis.model.net import PROTOCOL_NUMBERS, Direction, address_bytes
-from aegis.model.policy import AppliedPolicy, EnforcementState, PastSet, Probe
+from aegis.model.policy import EnforcementState, PastSet, Probe
 from aegis.model.policy_differences import differences
 from aegis.model.policy_document import parse_document
 from aegis.model.sample import document
@@ -28,6 +28,7 @@ from aegis.model.status import (
     GatewayPart,
     ModulePart,
     Status,
+    UnattachedPart,
 )
 from aegis.runtime.clock import stamp
 from aegis.runtime.config import Setting
@@ -125,15 +126,18 @@ class Answers:
     def _enforcement(self) -> EnforcementPart:
         kernel = self._agent.kernel
         state = kernel.enforcer.state()
+        reach = kernel.reach()
+        reason = state.reason or (reach.text if state.mode else None)
         return EnforcementPart(
             state=state.state,
-            reason=state.reason,
-            reason_reason=msgspec.UNSET if state.reason else NOTHING,
+            reason=reason,
+            reason_reason=msgspec.UNSET if reason else NOTHING,
             generation=state.generation or None,
             generation_reason=msgspec.UNSET if state.generation else NO_POLICY,
             mode=state.mode,
             mode_reason=msgspec.UNSET if state.mode else NO_POLICY,
             interfaces=self._watched() or [],
+            unattached=[UnattachedPart(interface=name, reason=why) for name, why in reach.unattached],
             hooks=sorted(kernel.datapath.ways()) if kernel.datapath else [],
             confirm_deadline=None
             if state.confirm_by_ms is None
@@ -212,9 +216,8 @@ class Answers:
         within_ms = args.get("confirm_within_ms", 0)
         if within_ms and not SHORTEST_TRIAL_MS <= within_ms <= LONGEST_TRIAL_MS:
             raise EnvelopeInvalid("policy.apply: confirm_within_ms must be from 1 s to 24 h")
-        enforcer = self._agent.kernel.enforcer
-        applied = policy_item(enforcer.apply(*self._document(args), trial_ms=within_ms))
-        return [applied | self._deadline()]
+        applied = self._agent.policy_orders.apply(*self._document(args), trial_ms=within_ms)
+        return [policy_item(applied) | self._deadline()]
 
     def _deadline(self) -> dict[str, Any]:
         by_ms = self._agent.kernel.enforcer.state().confirm_by_ms
@@ -258,10 +261,10 @@ class Answers:
         return [stamped("aegis.policy_diff", {"policy": policy.name, "state": state, "changes": changes})]
 
     async def policy_remove(self, args: dict[str, Any]) -> Sequence[object]:
-        return [policy_item(self._agent.kernel.enforcer.remove(args["name"]))]
+        return [policy_item(self._agent.policy_orders.remove(args["name"]))]
 
     async def policy_list(self, _args: dict[str, Any]) -> Sequence[object]:
-        return [policy_item(one) for one in self._agent.kernel.enforcer.list()]
+        return [policy_item(one) for one in self._agent.policy_orders.list()]
 
     async def policy_explain(self, args: dict[str, Any]) -> Sequence[object]:
         found = self._agent.kernel.enforcer.explain(probe_of(args))
@@ -314,13 +317,13 @@ def link_features(link: LinkStatus) -> tuple[Feature, ...]:
         return ()
     from aegis.kernel.features import Feature
 
-    up = link.state is LinkState.CONNECTED
+    up = link.up
     return (
         Feature(
             name="gateway",
             state="degraded" if up else "missing",
             source="gateway.url",
-            reason="protocol v1 hides nothing and proves little of the gateway"
+            reason=link.reason or "protocol v1 hides nothing and proves little of the gateway"
             if up
             else link.reason or link.state.value,
             effect="orders are signed by nobody, and refused unless policy.unsigned_orders = accept"
@@ -365,12 +368,8 @@ def past_item(past: PastSet) -> dict[str, Any]:
     return stamped("aegis.policy_set", with_reasons(content, {"since": "written by an older agent"}))
 
 
-def policy_item(policy: AppliedPolicy) -> dict[str, Any]:
-    content = msgspec.to_builtins(policy)
-    return stamped(
-        "aegis.policy",
-        {"policy": content.pop("name"), "policy_version": content.pop("version"), **content},
-    )
+def policy_item(policy: dict[str, Any]) -> dict[str, Any]:
+    return stamped("aegis.policy", policy)
 
 
 def probe_of(args: dict[str, Any]) -> Probe:

@@ -22,6 +22,7 @@ FLAGS: dict[str, str] = {
     "--modules": "agent.modules",
     "--log-level": "log.level",
     "--log-format": "log.format",
+    "--health-listen": "health.listen",
     "--cgroup-root": "kernel.cgroup_root",
     "--btf": "kernel.btf",
 }
@@ -67,6 +68,11 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--log-level", metavar="LEVEL", help="debug, info, warning or error (default info)")
     made.add_argument(
         "--log-format", metavar="FORMAT", help="json or console (default: console on a terminal)"
+    )
+    made.add_argument(
+        "--health-listen",
+        metavar="ADDR:PORT",
+        help="answer GET /healthz and /readyz there (default: on the control socket only)",
     )
     made.add_argument("--cgroup-root", metavar="DIR", help="cgroup2 mount (default: the one in mountinfo)")
     made.add_argument("--btf", metavar="FILE", help="BTF of the kernel (default /sys/kernel/btf/vmlinux)")

@@ -5,23 +5,24 @@ from __future__ import annotations
 import asyncio
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Protocol
+from typing import Any
 
 from aegis.agent.answers import module_item, policy_item, setting_item
 from aegis.agent.held_off import Interrupted
 from aegis.agent.link.unsaid import Reply
 from aegis.agent.module_orders import ModuleOrders, Order
+from aegis.agent.policy_orders import PolicyOrders
 from aegis.errors import (
     AegisError,
     ModuleError,
     ModuleStartFailed,
     ModuleStopTimeout,
     OrderInvalid,
+    PolicyNotEnforced,
     PolicyUnsigned,
     WouldCutControl,
 )
 from aegis.model.module import ModuleState, ModuleStatus
-from aegis.model.policy import AppliedPolicy
 from aegis.protocol import orders
 from aegis.protocol.agent_happenings import Order as Received
 from aegis.protocol.orders import (
@@ -66,14 +67,6 @@ class Busy(ModuleError):
     code = "too_many_orders"
 
 
-class Enforcer(Protocol):
-    """What this needs of the kernel room's enforcer."""
-
-    def apply(self, document: bytes, name: str = ..., *, origin: str = ...) -> AppliedPolicy: ...
-    def remove(self, name: str, *, origin: str | None = ...) -> AppliedPolicy: ...
-    def list(self) -> tuple[AppliedPolicy, ...]: ...
-
-
 class Commands:
     """Orders of one module, or about policies, are carried out one after another; those of different ones together.
 
@@ -83,7 +76,7 @@ class Commands:
     def __init__(
         self,
         module_orders: ModuleOrders,
-        enforcer: Enforcer,
+        policy_orders: PolicyOrders,
         *,
         group: asyncio.TaskGroup,
         unsigned: Callable[[], str],
@@ -92,7 +85,7 @@ class Commands:
         log: Log,
     ) -> None:
         self._modules = module_orders
-        self._enforcer = enforcer
+        self._policies = policy_orders
         self._group = group
         self._unsigned = unsigned
         self._answer = answer
@@ -212,16 +205,13 @@ class Commands:
                 status = self._modules.status(name)
                 return "", _stands(status), module_item(status) | {"options": options}
             case ApplyPolicy():
-                applied = self._enforcer.apply(command.document, origin=ORIGIN)
-                return "", f"policy {applied.name} is in force", policy_item(applied)
+                applied = self._policies.apply(command.document, origin=ORIGIN)
+                return "", f"policy {applied['policy']} is in force", policy_item(applied)
             case RemovePolicy(name=name):
-                return (
-                    "",
-                    f"policy {name} is removed",
-                    policy_item(self._enforcer.remove(name, origin=ORIGIN)),
-                )
+                removed = self._policies.remove(name, origin=ORIGIN)
+                return "", f"policy {name} is removed", policy_item(removed)
             case ListPolicies():
-                policies = [policy_item(one) for one in self._enforcer.list()]
+                policies = [policy_item(one) for one in self._policies.list()]
                 return "", f"{len(policies)} policies", {"policies": policies, "count": len(policies)}
             case StartModule() | StopModule() | EnableModule() | DisableModule():
                 order = _ORDERS[type(command)]
@@ -231,7 +221,8 @@ class Commands:
     def _refuse(self, identity: str, error: AegisError, *, policy: bool, remembered: bool = True) -> None:
         self._log.warning("order refused", command_id=identity, code=error.code, text=str(error))
         text = f"{error} ({error.hint})" if error.hint else str(error)
-        reply = Reply(in_reply_to=identity, ok=False, code=error.code, text=text, policy=policy)
+        state = policy_item(error.policy) if isinstance(error, PolicyNotEnforced) else None
+        reply = Reply(in_reply_to=identity, ok=False, code=error.code, text=text, state=state, policy=policy)
         self._reply(reply, remembered=remembered)
 
     def _reply(self, reply: Reply, *, remembered: bool = True) -> None:

@@ -1,9 +1,11 @@
 """Takes SIGTERM, SIGINT and SIGHUP from the moment it is imported: the entry point's first statement.
 
 The handlers stay the same for the whole life, so that there is no moment at which a signal meets the default action:
-a signal sets a count, and tells the running loop once there is one. A signal before this import ends the process, which
-holds nothing yet; but a SIGINT that its parent had ignored is lost then, and one in about a hundred others, which Python
-prints and forgets (a KeyboardInterrupt in a callback of an import). Nothing heavy is imported here.
+a signal sets a count, and tells the running loop once there is one. The script `aegis-agent` starts Python with SIGTERM
+and SIGINT blocked, as an agent that executes itself anew does; the last statement here lets them in, and what came
+meanwhile is counted then. A signal before it has them blocked ends the script, which holds nothing; a SIGINT that the
+parent had ignored is lost there, in some 3 ms. An agent that is started past the script (`python -m`) answers a SIGINT
+before this import as Python does: with a traceback, or not at all. Nothing heavy is imported here.
 
 From the first stop on the process ends in 5 s, whatever hangs. A loop that does not turn is left by the handler of an
 alarm, which takes down what would outlive the process. Where that is not heard either (a deadlock in C, a wait without an
@@ -105,6 +107,5 @@ def _stderr() -> int:
 SIGNALS = Signals()
 for _number in (*STOP_SIGNALS, signal.SIGHUP, signal.SIGALRM):
     signal.signal(_number, SIGNALS.take)
-signal.pthread_sigmask(
-    signal.SIG_UNBLOCK, STOP_SIGNALS
-)  # an agent that executes itself anew blocks them meanwhile
+# Before there is a thread or a child that would inherit the mask.
+signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from aegis.errors import KernelError
+from aegis.errors import CapabilityMissing, KernelError
+from aegis.kernel import type_information
 from aegis.kernel.datapath import Datapath
 from aegis.runtime.module import Log
 from aegis.runtime.settings import Settings
@@ -37,9 +39,21 @@ class KernelFeatures:
         self._log = log
         self._datapath = datapath
 
-    @cached_property
-    def btf(self) -> Path | None:
+    @property
+    def named_btf(self) -> Path | None:
+        """The file of type information that is configured, whatever is in it."""
         return None if self._settings["btf"] is None else Path(self._settings.text("btf"))
+
+    @cached_property
+    def btf_problem(self) -> str | None:
+        """Why the configured type information is not used; None where it is, or there is none."""
+        named = self.named_btf
+        return None if named is None else type_information.problem(named)
+
+    @property
+    def btf(self) -> Path | None:
+        """The type information to fit programs by; None: the kernel's own."""
+        return None if self.btf_problem is not None else self.named_btf
 
     @cached_property
     def found(self) -> tuple[Feature, ...]:
@@ -53,7 +67,7 @@ class KernelFeatures:
         root = self._settings["cgroup_root"]
         return (
             probe_all(
-                btf=self.btf,
+                btf=self.named_btf,
                 pin_dir=Path(self._settings.text("pin_dir")),
                 cgroup_root=Path(root) if isinstance(root, str) else None,
             )
@@ -82,13 +96,28 @@ class KernelFeatures:
             if name not in found:
                 continue
             lacking = [one for one in CAPABILITIES_OF.get(name, ()) if one in found]
-            if lacking:
-                return f"missing_capability({', '.join(lacking)}): {name}: {found[name].reason}"
-            return f"feature_unsupported({name}): {found[name].reason}"
+            one = found[name]
+            code = f"missing_capability({', '.join(lacking)})" if lacking else f"feature_unsupported({name})"
+            effect = f"; effect: {one.effect}" if one.effect else ""
+            hint = f"; hint: {self.lacking() if lacking else one.hint}" if lacking or one.hint else ""
+            return f"{code}: {name}: {one.reason}{effect}{hint}"
         return None
+
+    def capabilities(self) -> tuple[str, ...]:
+        """Those that are missing."""
+        names = {name for names in CAPABILITIES_OF.values() for name in names}
+        return tuple(one.name for one in self.found if one.name in names and one.state == "missing")
 
     def lacking(self) -> str:
         """What to do about capabilities that are missing; empty where none is."""
-        names = {name for names in CAPABILITIES_OF.values() for name in names}
-        gone = [one.name for one in self.found if one.name in names and one.state == "missing"]
+        gone = self.capabilities()
         return f"start the agent with {', '.join(gone)}" if gone else ""
+
+    def describe(self, error: KernelError) -> str:
+        """An error with its code; beginning with the capabilities that are missing, where it can come from that."""
+        refused = isinstance(error, CapabilityMissing)
+        # Without CAP_PERFMON the verifier refuses what it takes else, and says EACCES.
+        gone = ", ".join(self.capabilities()) if refused or error.errno == errno.EACCES else ""
+        if not gone:
+            return f"{error.code}: {error}"
+        return f"missing_capability({gone}): {'' if refused else f'{error.code}: '}{error}"

@@ -20,8 +20,9 @@ from aegis.agent.management_room import ManagementRoom
 from aegis.agent.name_room import NameRoom
 from aegis.agent.watched_interfaces import WatchedInterfaces
 from aegis.errors import AegisError, HostError, KernelError, ShapeMismatch, StorageError
-from aegis.host.cgroups import mounted_at
+from aegis.host.cgroups import expect_hierarchy, mounted_at
 from aegis.host.reader import Host
+from aegis.kernel import type_information
 from aegis.kernel.constants import Constants
 from aegis.kernel.datapath import Datapath
 from aegis.kernel.datapath_pins import clear, pinned_interfaces
@@ -33,7 +34,7 @@ from aegis.kernel.policy_sides import Sides
 from aegis.kernel.policy_slots import PolicySlots, generation_in
 from aegis.kernel.tc import Way
 from aegis.model.absent import Absent
-from aegis.model.policy import EnforcementState
+from aegis.model.policy import EnforcementState, Reach
 from aegis.runtime.clock import SystemClock
 from aegis.runtime.module import Health, Log
 from aegis.runtime.settings import Settings
@@ -45,6 +46,13 @@ _CLOCK: Final = SystemClock()
 RESERVED_SHARE = 8  # one part of the ring in so many is kept for verdicts
 SMALL_HOST_BYTES = 1 << 30
 SMALL_FLOWS, FLOWS = 16_384, 65_536
+
+NOTHING_LOADED = "effect: packets are neither counted nor judged, and flows and sockets have no owner"
+OWN_BTF = "effect: programs are fitted by the type information of the kernel itself instead"
+NO_BTF = "effect: programs cannot be fitted to this kernel"
+NO_PINS = "effect: nothing is pinned, enforcement ends with the agent"
+SOME_OWNERS = "effect: some flows and sockets have no owner, or name who made the socket"
+NO_OWNER = "effect: flows and sockets have no owner, and events no cgroup"
 
 # What the option kernel.hook leaves no choice about.
 WAYS: Final[dict[str, Way | None]] = {"auto": None, "tcx": "tcx", "clsact": "clsact"}
@@ -117,13 +125,12 @@ class KernelRoom:
         """Where the owner hook sits: what is configured, else the root of the whole hierarchy."""
         try:
             given = self._settings["cgroup_root"]
-            root = Path(given if isinstance(given, str) else mounted_at())
-            if not root.is_dir():
-                raise HostError(f"{root} is no directory", hint="choose another --cgroup-root")
-            return root
+            root = given if isinstance(given, str) else mounted_at()
+            expect_hierarchy(root)
         except HostError as error:
-            self._health.raise_("owner_unavailable", str(error), error.hint or "")
+            self._health.raise_("owner_unavailable", f"{error}; {NO_OWNER}", error.hint or "")
             return None
+        return Path(root)
 
     # ---- acquire
 
@@ -131,20 +138,22 @@ class KernelRoom:
         """Load the core object and put it at every hook, adopting what an agent before left pinned."""
         links = self._interfaces.wanted()
         self._interfaces.tell_about(links, {})
+        self._tell_about_btf()
         try:
             self.datapath = self._install(None if links is None else [link.index for link in links])
         except KernelError as error:
-            self._reason = f"{error.code}: {error}"
+            self._reason = self.features.describe(error)
             self._health.raise_(
-                "kernel_unavailable", self._reason, self.features.lacking() or error.hint or ""
+                "kernel_unavailable",
+                f"{self._reason}; {NOTHING_LOADED}",
+                self.features.lacking() or error.hint or "",
             )
             return
         missing = {each.part: each.error for each in self.datapath.missing}
         interfaces = {part: error for part, error in missing.items() if part.startswith("interface ")}
         self._interfaces.tell_about(links, interfaces)
-        self._interfaces.tell_failed(
-            "owner_unavailable", {part: missing[part] for part in missing.keys() - interfaces}
-        )
+        owners = {part: missing[part] for part in missing.keys() - interfaces}
+        self._interfaces.tell_failed("owner_unavailable", owners, SOME_OWNERS if owners else "")
         for kept in self.datapath.kept_sizes:
             self._health.raise_(
                 "restart_needed",
@@ -152,13 +161,22 @@ class KernelRoom:
                 "stop with enforcement.on_stop = detach once, to make it anew",
             )
 
+    def _tell_about_btf(self) -> None:
+        """A file that cannot be used is no reason to do without programs: the kernel mostly has its own."""
+        problem = self.features.btf_problem
+        if problem is None:
+            return
+        effect = OWN_BTF if type_information.own_problem() is None else NO_BTF
+        text = f"type information (BTF) cannot be used: {problem}; {effect}"
+        self._health.raise_("btf_unusable", text, type_information.FILE_HINT)
+
     def _install(self, indexes: list[int] | None) -> Datapath:
         pin_dir: Path | None = Path(self._settings.text("pin_dir"))
         assert pin_dir is not None
         try:
             PinDirectory(pin_dir).make()
         except KernelError as error:
-            self._health.raise_("pins_unavailable", str(error), error.hint or "")
+            self._health.raise_("pins_unavailable", f"{error}; {NO_PINS}", error.hint or "")
             pin_dir = None
         try:
             return self._install_at(indexes, pin_dir)
@@ -249,6 +267,22 @@ class KernelRoom:
             self.hub = hub
 
     # ---- while it runs
+
+    def reach(self) -> Reach:
+        """Where the policies in force judge packets now."""
+        datapath, state = self.datapath, self.enforcer.state()
+        attached = frozenset() if datapath is None else datapath.interfaces()
+        try:
+            names = {link.index: link.name for link in self._host.links()} if attached else {}
+        except HostError:
+            names = {}
+        unjudged = state.state == "stale" or (state.state == "unavailable" and bool(attached))
+        return Reach(
+            interfaces=tuple(sorted(names.get(index, str(index)) for index in attached)),
+            unattached=self._interfaces.unattached,
+            absent=self._interfaces.absent,
+            reason=state.reason if unjudged or datapath is None else None,
+        )
 
     def missed_runs(self) -> dict[int, tuple[str, int]]:
         """How often each program that is attached was not run, for it ran on that CPU already; name and count by its id.

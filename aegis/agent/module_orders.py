@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import Literal
 
 from aegis.agent.options import Options
-from aegis.model.module import ModuleStatus
+from aegis.errors import ModuleDisabled
+from aegis.model.module import ModuleState, ModuleStatus
 from aegis.runtime.config import Setting
 from aegis.runtime.supervisor import Supervisor
 
@@ -28,9 +29,19 @@ class ModuleOrders:
         return self._supervisor.status(name)
 
     async def give(self, order: Order, name: str) -> ModuleStatus:
-        """Enable and disable are remembered over restarts, before they are carried out. Raises StorageError."""
+        """Enable and disable are remembered over restarts, before they are carried out. Raises StorageError.
+
+        A disabled module is started by `enable` alone, else ModuleDisabled; and it stays disabled when it is stopped.
+        """
         supervisor = self._supervisor
-        supervisor.status(name)  # ModuleUnknown before anything is remembered
+        now = supervisor.status(name)  # ModuleUnknown before anything is remembered
+        if now.state is ModuleState.DISABLED and order == "stop":
+            return now
+        if now.state is ModuleState.DISABLED and order == "start":
+            raise ModuleDisabled(
+                f"{name} is disabled ({now.reason}), and is not started by this order",
+                hint="an order to enable it starts it, and is remembered: aegis modules enable",
+            )
         match order:
             case "enable" | "disable":
                 self._options.remember(name, enabled=order == "enable")

@@ -74,6 +74,11 @@ class Uplink:
         return self._status
 
     @property
+    def up(self) -> bool:
+        """Whether a connection carries records and orders, `connected` or not yet."""
+        return self._status.up
+
+    @property
     def connected(self) -> bool:
         return self._status.state is LinkState.CONNECTED
 
@@ -105,10 +110,10 @@ class Uplink:
 
     # ---- what the one who keeps it says
 
-    def is_now(self, state: LinkState, reason: str = "") -> None:
-        """Authentication holds from `authenticated` to the next state before it."""
+    def is_now(self, state: LinkState, reason: str = "", *, up: bool = False) -> None:
+        """Authentication holds from `authenticated` to the next state before it. What is connected is `up`."""
         before = self._status
-        now = self._described(state, reason)
+        now = msgspec.structs.replace(self._described(state, reason), up=up or state is LinkState.CONNECTED)
         if state in {LinkState.REGISTERING, LinkState.CONNECTED}:
             now = msgspec.structs.replace(now, authenticated_ns=before.authenticated_ns)
         self._status = now
@@ -133,7 +138,7 @@ class Uplink:
 
     def tell(self, change: Change) -> None:
         """A change while there is a connection; the next one is told how things stand."""
-        if self.connected:
+        if self.up:
             self.unsaid.change(change)
             self.wake()
 

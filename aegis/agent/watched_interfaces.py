@@ -18,6 +18,10 @@ class WatchedInterfaces:
 
     def __init__(self, settings: Settings, host: Host, health: Health, lacking: Callable[[], str]) -> None:
         self.unreadable = False  # when last read
+        self.unattached: tuple[
+            tuple[str, str], ...
+        ] = ()  # those that are there, by name, and why they are not
+        self.absent: tuple[str, ...] = ()  # those that were named and are not there
         self._settings = settings
         self._host = host
         self._health = health
@@ -51,12 +55,17 @@ class WatchedInterfaces:
         """What is not watched: interfaces that are not there, and those where attaching failed."""
         names = self._settings["interfaces"]
         absent = ""
+        called = {f"interface {one.index}": one.name for one in links or ()}
+        self.unattached = tuple(
+            sorted((called.get(part, part), str(error)) for part, error in failed.items())
+        )
         if links is not None:
             missing = (
                 []
                 if names is None
                 else sorted({*self._settings.texts("interfaces")} - {one.name for one in links})
             )
+            self.absent = () if missing == [NO_INTERFACE] else tuple(missing)
             absent = f"there is no {', '.join(missing)}" if missing and missing != [NO_INTERFACE] else ""
             if links or missing == [NO_INTERFACE]:
                 self._health.clear("no_interface")

@@ -45,6 +45,7 @@ if TYPE_CHECKING:  # these are imported once the host is enforced: the way there
     from aegis.agent.flow_source import FlowSource
     from aegis.agent.link.room import LinkRoom
     from aegis.agent.module_orders import ModuleOrders
+    from aegis.agent.policy_orders import PolicyOrders
     from aegis.agent.uplink import Uplink
     from aegis.runtime.supervisor import Supervisor
 
@@ -120,6 +121,7 @@ class Agent:
         self.flows: FlowSource
         self.supervisor: Supervisor
         self.module_orders: ModuleOrders
+        self.policy_orders: PolicyOrders
         self.link: LinkRoom | None = None
         self.options = Options(configuration, read, directories.state, self.health, self.log)
         self._directories = directories
@@ -165,6 +167,7 @@ class Agent:
             starting = group.create_task(self.supervisor.start_enabled(), name="start modules")
             await asyncio.sleep(0)
             await self._open_socket(stack)
+            await self._open_health(stack)
             await starting
             self.spins.begin()
             stack.callback(group.create_task(self.spins.keep(self.supervisor)).cancel)
@@ -294,9 +297,11 @@ class Agent:
 
     def _take_orders(self, link: LinkRoom, group: asyncio.TaskGroup) -> None:
         from aegis.agent.module_orders import ModuleOrders
+        from aegis.agent.policy_orders import PolicyOrders
 
+        self.policy_orders = PolicyOrders(self.kernel)
         self.module_orders = ModuleOrders(self.supervisor, self.options)
-        link.obey(self.module_orders, self.kernel.enforcer, group, self.spins.interrupted())
+        link.obey(self.module_orders, self.policy_orders, group, self.spins.interrupted())
         self.spins.orders = link.under_way
 
     async def _stop_modules(self, link: LinkRoom, left_s: Callable[[], float]) -> None:
@@ -317,7 +322,7 @@ class Agent:
         Answers(self).serve(answering)
         events = Events(self.bus, self.history, self.counters, self.clock)
         answering.enter_context(self.verbs.stream("events", events.stream))
-        server = ControlServer(self._directories.socket, self.verbs, self.log)
+        server = ControlServer(self._directories.socket, self.verbs, self.log, self._ready)
         stack.push_async_callback(server.close)
         try:
             await server.open()
@@ -326,6 +331,31 @@ class Agent:
             return
         if server.group_missing:
             self.health.raise_("socket_group_missing", "the host has no group aegis")
+
+    def _ready(self) -> bool:
+        from aegis.agent.probes import is_ready
+
+        return is_ready(self.supervisor.statuses(), self.kernel.enforcer.state())
+
+    async def _open_health(self, stack: AsyncExitStack) -> None:
+        """Where a port is configured."""
+        listen = self.options.table("health")["listen"]
+        if not isinstance(listen, str):
+            return
+        from aegis.agent.health_port import HealthPort
+        from aegis.runtime.listen_address import parse
+
+        address = parse(listen)
+        assert address is not None  # the option was judged when it was read
+        port = HealthPort(self._ready)
+        stack.push_async_callback(port.close)
+        try:
+            await port.open(*address)
+        except OSError as error:
+            hint = "choose another --health-listen (health.listen), then restart the agent"
+            self.health.raise_("health_unavailable", f"{listen}: {error.strerror or error}", hint)
+        else:
+            self.log.info("health port", listen=listen, port=port.port)
 
     def _context(self, name: str, settings: Settings) -> ModuleContext:
         from aegis.agent.context import ModuleContext

@@ -66,9 +66,9 @@ def _switch(verb: str, text: str) -> click.Command:
 
 
 for _verb, _text in (
-    ("start", "Start a module and wait until it runs."),
+    ("start", "Start a module and wait until it runs; a disabled one is refused."),
     ("stop", "Stop a module and wait until it has."),
-    ("enable", "Let a disabled module run again, also after a restart."),
+    ("enable", "Start a module and let it run again after a restart."),
     ("disable", "Stop a module and keep it from running, also after a restart."),
 ):
     modules.add_command(_switch(_verb, _text))

@@ -35,7 +35,19 @@ class Duration(click.ParamType):  # type: ignore[type-arg]
         return length
 
 
-RULE_COLUMNS = ("policy", "mode", "priority", "origin", "rule", "direction", "action", "packets", "bytes")
+HANDED_OVER = 1_000_000  # bytes of a document in one request, which has at most 1 MiB
+RULE_COLUMNS = (
+    "policy",
+    "mode",
+    "priority",
+    "origin",
+    "rule",
+    "direction",
+    "action",
+    "packets",
+    "bytes",
+    "state",
+)
 
 
 def _rule_row(applied: dict[str, Any], rule: dict[str, Any]) -> dict[str, Any]:
@@ -51,17 +63,34 @@ def policy() -> None:
 
 
 def _read(path: Path) -> bytes:
+    """Of a file that is too long only so much that this can be said of it."""
+    from aegis.model.document_parser import MAX_BYTES
+
     try:
-        return sys.stdin.buffer.read() if str(path) == "-" else path.read_bytes()
+        if str(path) == "-":
+            return sys.stdin.buffer.read(MAX_BYTES + 1)
+        with path.open("rb") as file:
+            return file.read(MAX_BYTES + 1)
     except OSError as error:
-        raise click.UsageError(f"{path}: {error}") from error
+        raise click.UsageError(f"{path}: {error.strerror or error}") from error
 
 
 def _text(path: Path) -> str:
+    """For a request, which is text. What is none is refused by the words that `check` has for it."""
+    import msgspec
+
+    from aegis.model.document_parser import text_of
+
     try:
-        return _read(path).decode()
-    except UnicodeDecodeError as error:
-        raise PolicyInvalid(str(path), f"not UTF-8: {error}") from error
+        data = _read(path)
+        text = text_of(data)
+        if len(data) > HANDED_OVER or len(msgspec.json.encode(text)) > HANDED_OVER:
+            reason = f"has more than {HANDED_OVER} bytes in a request, which is what an agent takes"
+            raise PolicyInvalid("document", reason)
+        return text
+    except PolicyInvalid as error:
+        error.args = (f"{path}: {error}",)
+        raise
 
 
 @policy.command()
@@ -111,7 +140,10 @@ def check(context: click.Context, file: Path, output: str) -> None:
 @output_option("compact", ("compact", "json", "json-pretty", "yaml"))
 @click.pass_obj
 def apply(socket_path: str, file: Path, confirm_within: int | None, output: str) -> None:
-    """Apply a document: it replaces the policy of the same name, and the answer comes after the kernel's switch."""
+    """Apply a document: it replaces the policy of the same name, and the answer comes after the kernel's switch.
+
+    A policy that is kept and judges no packet, or not those of every interface, is exit 1 with the reason.
+    """
     asked: dict[str, Any] = {"document": _text(file), "path": str(file)}
     if confirm_within is not None:
         asked["confirm_within_ms"] = confirm_within
@@ -209,12 +241,15 @@ def export(socket_path: str, name: str | None, output: str) -> None:
 @output_option("table", (*_FORMATS, "csv"))
 @click.pass_obj
 def list_policies(socket_path: str, output: str) -> None:
-    """List applied policies; a line a rule, with the packets it denied or (mode observe) would have."""
-    rows = request(socket_path, "policy.list", timeout_s=30)
+    """List policies and whether they are enforced; a line a rule, with the packets it denied or (observe) would have."""
+    rows = list(request(socket_path, "policy.list", timeout_s=30))
     if output in ("table", "csv"):
         write_rows(
             (_rule_row(one, rule) for one in rows for rule in one["rules"]), output, columns=RULE_COLUMNS
         )
+        # One set, one answer: what is not judged is told beside the table, not in every line of it.
+        for reason in dict.fromkeys(one["reason"] for one in rows if one.get("reason")):
+            click.echo(f"aegis: {cell(reason)}", err=True)
     else:
         write_rows(rows, output)
 

@@ -45,6 +45,7 @@ def render(item: dict[str, Any]) -> list[str]:
     agent, gateway = item["agent"], item["gateway"]
     enforcement, resources = item["enforcement"], item["resources"]
     interfaces = ", ".join(enforcement.get("interfaces") or []) or "none"
+    why = f"  {cell(enforcement['reason'])}" if enforcement.get("reason") else ""
     return [
         (
             f"agent        {agent['id']}  version {agent['version']}  pid {agent['pid']}"
@@ -53,7 +54,7 @@ def render(item: dict[str, Any]) -> list[str]:
         "gateway      " + "  ".join(_gateway(gateway)),
         (
             f"enforcement  {enforcement['state']}  generation {cell(enforcement.get('generation'))}"
-            f"  mode {cell(enforcement.get('mode'))}  interfaces {interfaces}"
+            f"  mode {cell(enforcement.get('mode'))}  interfaces {interfaces}{why}"
         ),
         (
             f"resources    rss {human_bytes(resources.get('rss_bytes'))}"

@@ -15,6 +15,9 @@ from websockets.http11 import Response
 from aegis.protocol import v1
 
 NOT_FOUND: Final = "404 page not found"
+NOT_REGISTERED_HERE: Final = (
+    "404 page not found. Register over the WebSocket at /ws/agent, or at the Actions API of this gateway"
+)
 NOT_ALLOWED: Final = "Method Not Allowed"
 V1_REFUSED: Final = (
     "This gateway has protocol v1 only, and v1 is not allowed here: it does not prove the gateway to the agent. "

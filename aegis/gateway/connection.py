@@ -143,6 +143,8 @@ class Connection(asyncio.Protocol):
             return
         self.heard_ns = self._owner.now_ns()
         if self._receiver is None:
+            if self._protocol is None and not self.unread and self._refused_at_once(data):
+                return
             if not self._take_header(data):
                 return
             if self._protocol is None:
@@ -344,6 +346,20 @@ class Connection(asyncio.Protocol):
         self._cut_if_slow()
         return len(events)
 
+    def _refused_at_once(self, data: bytes) -> bool:
+        """Whether it was a request of a kind that the library does not read: those have bodies, and none is looked at."""
+        asked = opening.other(data)
+        answer = None if asked is None else self._owner.request(self, *asked, ())
+        if not isinstance(answer, Response):
+            return False
+        self._respond(answer)
+        return True
+
+    def _respond(self, answer: Response) -> None:
+        self._protocol = ServerProtocol(max_size=self._owner.limits.frame_bytes)
+        self._protocol.send_response(answer)
+        self._write_out()
+
     def _opened_at_once(self, data: bytes) -> bool:
         """Whether it was a request as most are; it is answered then."""
         asked = opening.read(data)
@@ -351,9 +367,7 @@ class Connection(asyncio.Protocol):
             return False
         answer = self._owner.request(self, "GET", asked.target, asked.headers)
         if isinstance(answer, Response):
-            self._protocol = ServerProtocol(max_size=self._owner.limits.frame_bytes)
-            self._protocol.send_response(answer)
-            self._write_out()
+            self._respond(answer)
             return True
         self._protocol = ServerProtocol(max_size=self._owner.limits.frame_bytes, state=State.OPEN)
         self._receiver = answer

@@ -16,10 +16,16 @@ from aegis.errors import EnvelopeInvalid
 from aegis.protocol import base64text
 
 KEY_BYTES: Final = 16
+HEAD_BYTES: Final = 8192
 # Each header is `name: value` with one blank, and a value of printable ASCII that neither begins nor ends with a blank.
 _SHAPE: Final = re.compile(
     rb"GET [!-~]{1,1024} HTTP/1\.1\r\n"
     rb"(?:[!#$%&'*+\-.^_`|~0-9A-Za-z]{1,128}: [!-~](?:[ -~]*[!-~])?\r\n){1,64}\r\n"
+)
+# A whole head behind which anything may come.
+_OTHER: Final = re.compile(
+    rb"(POST|PUT|PATCH|DELETE|OPTIONS) ([!-~]{1,1024}) HTTP/1\.1\r\n"
+    rb"(?:[!#$%&'*+\-.^_`|~0-9A-Za-z]{1,128}:[ \t]*(?:[!-~](?:[ -~]*[!-~])?)?\r\n){1,64}\r\n"
 )
 # What says that more follows, or that there is something to agree upon.
 _UNUSUAL: Final = frozenset(
@@ -67,6 +73,12 @@ def read(data: bytes) -> Opening | None:
     except EnvelopeInvalid:
         return None
     return Opening(lines[0][4:-9], headers, key)
+
+
+def other(data: bytes) -> tuple[str, str] | None:
+    """Method and target of a request that can be no upgrade, with a body or none. The library knows no bodies."""
+    found = _OTHER.match(data, 0, HEAD_BYTES)
+    return None if found is None else (found[1].decode("ascii"), found[2].decode("ascii"))
 
 
 def answer(opening: Opening) -> bytes:

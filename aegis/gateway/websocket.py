@@ -26,6 +26,8 @@ BACKLOG: Final = 2048
 GOING_AWAY: Final = 1012  # service restart: come back, spread out
 TRY_LATER: Final = 1013
 _PLAIN: Final = {"/health", "/healthz", "/readyz"}
+# Where the deployed gateway passes registrations on; ours is one process, and its Actions API takes them itself.
+_ELSEWHERE: Final = frozenset({"/agents/register/init", "/agents/register/complete"})
 
 
 class Welcome(Protocol):
@@ -226,7 +228,8 @@ class AgentPort:
 
     def _plain(self, path: str, method: str) -> Response:
         if path not in _PLAIN:
-            return answers.text(404, answers.NOT_FOUND)
+            found = answers.NOT_REGISTERED_HERE if path in _ELSEWHERE else answers.NOT_FOUND
+            return answers.text(404, found)
         if method not in {"GET", "HEAD"}:
             return answers.text(405, answers.NOT_ALLOWED, more=(("Allow", "GET"),))
         if path == "/health":

@@ -10,6 +10,7 @@ import contextlib
 import os
 from collections.abc import Callable, Iterator
 
+from aegis._native import _system
 from aegis.errors import HostError
 from aegis.host import procfs
 from aegis.model.process import Cgroup
@@ -34,8 +35,28 @@ def mounted_at(mountinfo: str = "/proc/self/mountinfo") -> str:
         if top == "/":
             return point
     raise HostError(
-        f"no cgroup2 mount in {mountinfo}", hint="mount -t cgroup2 none /sys/fs/cgroup, or --cgroup-root"
+        f"cgroup v2: no cgroup2 mount in {mountinfo}",
+        hint="mount -t cgroup2 none /sys/fs/cgroup, or --cgroup-root",
     )
+
+
+def expect_hierarchy(directory: str) -> None:
+    """Raise HostError where a directory is not of a cgroup v2 hierarchy: by its file system, without a look into it."""
+    hint = "name a directory of the cgroup v2 hierarchy by --cgroup-root (kernel.cgroup_root), or none to take the host's own"
+    try:
+        kind = _system.lib.aegis_filesystem(os.fsencode(directory))
+        is_directory = os.path.isdir(directory)
+    except ValueError as error:  # NUL in the path
+        raise HostError(f"cgroup v2 at {directory!r}: {error}", hint=hint) from error
+    if kind == -1:
+        number = _system.ffi.errno
+        raise HostError(f"cgroup v2 at {directory}: {os.strerror(number)}", errno=number, hint=hint)
+    if kind != _system.lib.CGROUP2_SUPER_MAGIC:
+        raise HostError(
+            f"cgroup v2 at {directory}: not on a cgroup v2 file system (its magic is {kind:#x})", hint=hint
+        )
+    if not is_directory:
+        raise HostError(f"cgroup v2 at {directory}: no directory", hint=hint)
 
 
 def mount_of(directory: str, mountinfo: str = "/proc/self/mountinfo") -> tuple[str, str]:

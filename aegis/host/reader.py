@@ -156,9 +156,11 @@ class Host:
 
     @property
     def cgroups(self) -> Cgroups:
-        """Resolves ids and paths of cgroups. HostError while no cgroup v2 hierarchy is mounted."""
+        """Resolves ids and paths of cgroups. HostError while there is no cgroup v2 hierarchy."""
         if self._cgroups is None:
             mountinfo = f"{self._proc}/self/mountinfo"
+            if self._cgroup_root is not None:
+                cgroups.expect_hierarchy(self._cgroup_root)
             root = self._cgroup_root or cgroups.mounted_at(mountinfo)
             self._cgroups = Cgroups(*cgroups.mount_of(root, mountinfo), now=self._monotonic_ns)
         return self._cgroups

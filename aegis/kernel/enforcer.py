@@ -112,6 +112,7 @@ class Enforcer:
         `stale` (a policy is in force that cannot be named) or `unavailable` (none is), and why.
         """
         if self._slots is None:
+            self._name_committed()
             return self.state()
         try:
             self._trial = self._slots.trial()
@@ -148,6 +149,14 @@ class Enforcer:
         except (StorageError, PolicyError, KernelError) as error:
             self._stale = str(error)
         return self.state()
+
+    def _name_committed(self) -> None:
+        """What would be loaded if it could be: `list` shows it, and `state` says that nothing is enforced."""
+        with contextlib.suppress(StorageError, PolicyError):
+            stored = self._store.load(None)
+            if stored is not None:
+                self._policies = stored.decode()
+                self._image = compile_policies(self._policies)
 
     def check(self, document: bytes, name: str = "<document>") -> PolicyReport:
         """Whether the document could be applied now. Raises PolicyInvalid, PolicyExists, PolicyStale or PolicyUnenforceable."""
@@ -348,8 +357,12 @@ class Enforcer:
         return self._applied(gone, hits)
 
     def list(self) -> tuple[AppliedPolicy, ...]:
-        """Every policy in force with what its denying rules have hit since the last change of the set."""
+        """Every policy that is kept, with what its denying rules have hit since the last change of the set.
+
+        Raises StorageError while it is `stale`: what the kernel enforces cannot be named.
+        """
         self.settle()
+        self._expect_named()
         hits = self.hits()
         return tuple(self._applied(policy, hits) for policy in self._policies)
 
@@ -367,14 +380,19 @@ class Enforcer:
     def explain(self, probe: Probe) -> Explanation:
         """What the policy in force says about a packet, step by step. Raises StorageError while it is `stale`."""
         self.settle()
-        if self._stale:
-            raise StorageError(
-                f"the policy in the kernel (generation {self._generation}) cannot be named: {self._stale}",
-                hint="apply the policies again",
-            )
-        notes = (f"nothing is enforced: {self._unavailable}",) if self._unavailable else ()
+        self._expect_named()
+        found = self._judged()
+        notes = (f"nothing is enforced: {found.reason}",) if found.state == "unavailable" else ()
         packet = msgspec.structs.replace(probe.packet, now_ms=self._see_time())
         return explain(self._image, self._generation, packet, notes, boot_epoch_ms=self._epoch_ms)
+
+    def _expect_named(self) -> None:
+        if self._stale:
+            where = f"the policy in the kernel (generation {self._generation})"
+            raise StorageError(
+                f"{where if self._generation else 'the policy that was kept'} cannot be named: {self._stale}",
+                hint="apply the policies again",
+            )
 
     def rule(self, generation: int, rule: int) -> RuleName | None:
         """The rule that a record or a flow of that generation names by `rule` (rank + 1); None when unknown."""

@@ -17,17 +17,17 @@ from typing import Any, Final, Literal
 import msgspec
 
 from aegis._native import _system
-from aegis.errors import KernelError
+from aegis.errors import FeatureUnsupported, KernelError
+from aegis.kernel import type_information
 from aegis.kernel.library import CAPABILITIES_HINT, open_library
 from aegis.kernel.tc import OtherProgram
 
 State = Literal["ok", "missing", "degraded"]
-VMLINUX: Final = "/sys/kernel/btf/vmlinux"
 BPFFS: Final = Path("/sys/fs/bpf")
-BTF_MAGIC: Final = 0xEB9F
 NO_INTERFACE: Final = 0x7FFFFFFF
 LOOPBACK: Final = 1  # its index in every new network namespace
 RETURN_0: Final = (0x00000000000000B7, 0x0000000000000095)  # r0 = 0; exit
+SOCKET_FILTER: Final = 1  # BPF_PROG_TYPE_SOCKET_FILTER: asks for CAP_BPF only
 RETURN_1: Final = (0x00000001000000B7, 0x0000000000000095)
 SENDER: Final = (
     0x0000009E00000085,  # call bpf_get_current_task_btf
@@ -57,11 +57,13 @@ class Feature(msgspec.Struct, frozen=True, kw_only=True):
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What a probe found."""
+    """What a probe found. `effect` and `hint` replace those of the row where they are not empty."""
 
     state: State = "ok"
     reason: str = ""
     source: str = ""
+    effect: str = ""
+    hint: str = ""
 
 
 OK: Final = Answer()
@@ -78,8 +80,26 @@ class Scope:
 
 def _missing(number: int) -> Answer:
     number = abs(number)
-    hint = f" ({CAPABILITIES_HINT})" if number == errno.EPERM else ""
-    return Answer("missing", f"{errno.errorcode.get(number, number)}: {os.strerror(number)}{hint}")
+    reason = f"{errno.errorcode.get(number, number)}: {os.strerror(number)}"
+    if number != errno.EPERM:
+        return Answer("missing", reason)
+    hint = CAPABILITIES_HINT if lacking_capabilities() else ""
+    return Answer("missing", f"{reason} ({why_not_permitted()})", hint=hint)
+
+
+def lacking_capabilities() -> tuple[str, ...]:
+    """Those of the three that this thread has not, and nothing it has stands in for."""
+    return tuple(
+        name for name, number, stand_in in _CAPABILITIES if _capability(number, stand_in).state != "ok"
+    )
+
+
+def why_not_permitted() -> str:
+    """What EPERM comes from, as far as this process can see."""
+    lacking = lacking_capabilities()
+    if lacking:
+        return f"without {', '.join(lacking)}"
+    return "though no capability is missing: by lockdown, a security module, seccomp or a user namespace"
 
 
 def _load(kind: int, attach_type: int, instructions: tuple[int, ...], attach_btf_id: int = 0) -> int:
@@ -105,23 +125,21 @@ def probe_libbpf(_: Scope) -> Answer:
 
 
 def probe_btf(scope: Scope) -> Answer:
-    """The start of the file must be BTF's magic number in the machine's byte order."""
-    readable: dict[str, bool] = {}
-    reason = ""
-    for path in (VMLINUX, *([os.fspath(scope.btf)] if scope.btf else [])):
-        try:
-            with open(path, "rb") as file:
-                readable[path] = int.from_bytes(file.read(2), "little") == BTF_MAGIC
-        except OSError as error:
-            readable[path] = False
-            reason = f"{path}: {error.strerror}"
-        else:
-            reason = f"{path}: not type information"
-        if readable[path] and path == VMLINUX:
-            return OK
-    if scope.btf and readable[os.fspath(scope.btf)]:
-        return Answer("degraded", f"{VMLINUX} cannot be read: no tp_btf, no iterators", os.fspath(scope.btf))
-    return Answer("missing", reason)
+    """The kernel's own by its place and first bytes; that of a file is read."""
+    own = type_information.own_problem()
+    if scope.btf is None:
+        return OK if own is None else Answer("missing", own)
+    given, source = type_information.problem(scope.btf), os.fspath(scope.btf)
+    hint = type_information.FILE_HINT
+    if given is None and own is None:
+        return Answer(source=source)
+    if given is None:
+        effect = f"no tracing, no iterators, which need that of the kernel itself: {NO_RECORDS}"
+        return Answer("degraded", f"{own}", source, effect, "a kernel with CONFIG_DEBUG_INFO_BTF=y")
+    if own is None:
+        effect = f"programs are fitted by {type_information.VMLINUX} of the kernel itself instead"
+        return Answer("degraded", given, source, effect, hint)
+    return Answer("missing", f"{given}; {own}", source, "", hint)
 
 
 def probe_bpffs(scope: Scope) -> Answer:
@@ -154,15 +172,30 @@ def probe_cgroup2(scope: Scope) -> Answer:
     root = scope.cgroup_root or find_cgroup2()
     if root is None:
         return Answer("missing", "no cgroup2 mount in /proc/self/mountinfo")
-    if _system.lib.aegis_filesystem(os.fsencode(root)) != _system.lib.CGROUP2_SUPER_MAGIC:
-        return Answer("missing", f"{root} is not a cgroup2 hierarchy", os.fspath(root))
-    return Answer(source=os.fspath(root))
+    problem = _no_hierarchy(root)
+    if not problem:
+        return Answer(source=os.fspath(root))
+    hint = f"another --cgroup-root (kernel.cgroup_root), or none; {CGROUP2_HINT}" if scope.cgroup_root else ""
+    return Answer("missing", problem, os.fspath(root), hint=hint)
+
+
+def _no_hierarchy(root: Path) -> str:
+    """Why a path is no cgroup v2 hierarchy, by its file system; empty where it is one."""
+    try:
+        kind = _system.lib.aegis_filesystem(os.fsencode(root))
+    except ValueError as error:  # NUL in the path
+        return f"{os.fspath(root)!r}: {error}"
+    if kind == -1:
+        return f"{root} is not a cgroup v2 hierarchy: {os.strerror(_system.ffi.errno)}"
+    if kind != _system.lib.CGROUP2_SUPER_MAGIC or not root.is_dir():
+        return f"{root} is not a cgroup v2 hierarchy"
+    return ""
 
 
 def probe_bpf(_: Scope) -> Answer:
     ffi, lib = open_library()
     made = _tried(lib.bpf_map_create(lib.BPF_MAP_TYPE_ARRAY, b"aegis_probe", 4, 8, 1, ffi.NULL))
-    return _tried(_load(lib.BPF_PROG_TYPE_SCHED_CLS, 0, RETURN_0)) if made.state == "ok" else made
+    return _tried(_load(SOCKET_FILTER, 0, RETURN_0)) if made.state == "ok" else made
 
 
 def probe_ringbuf(_: Scope) -> Answer:
@@ -177,7 +210,16 @@ def probe_ringbuf(_: Scope) -> Answer:
 def probe_sk_storage(_: Scope) -> Answer:
     ffi, lib = open_library()
     result = lib.libbpf_probe_bpf_map_type(lib.BPF_MAP_TYPE_SK_STORAGE, ffi.NULL)
-    return OK if result == 1 else Answer("missing", "the kernel refused a socket storage map")
+    if result == 1:
+        return OK
+    if result < 0:
+        return _missing(result)
+    without = "CAP_BPF" in lacking_capabilities()
+    return Answer(
+        "missing",
+        f"the kernel refused a socket storage map{' (without CAP_BPF)' if without else ''}",
+        hint=CAPABILITIES_HINT if without else "",
+    )
 
 
 def probe_tcx(_: Scope) -> Answer:
@@ -205,7 +247,8 @@ def probe_clsact(_: Scope) -> Answer:
     before = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
     try:
         if _system.lib.unshare(_system.lib.CLONE_NEWNET) < 0:
-            return Answer("degraded", f"not tried: a namespace of its own: {os.strerror(_system.ffi.errno)}")
+            reason = os.strerror(_system.ffi.errno)
+            return Answer("degraded", f"not tried: a namespace of its own (CAP_SYS_ADMIN): {reason}")
         try:
             return _try_clsact()
         finally:
@@ -239,7 +282,10 @@ def probe_cgroup(scope: Scope) -> Answer:
     _, lib = open_library()
     root = scope.cgroup_root or find_cgroup2()
     if root is None:
-        return Answer("missing", "no cgroup2 hierarchy to attach to")
+        return Answer("missing", "no cgroup v2 hierarchy to attach to")
+    problem = _no_hierarchy(root)
+    if problem:
+        return Answer("missing", problem)
     program = _load(lib.BPF_PROG_TYPE_CGROUP_SOCK, lib.BPF_CGROUP_INET_SOCK_CREATE, RETURN_1)
     if program < 0:
         return _missing(program)
@@ -262,12 +308,13 @@ class TypeIds:
         self._btf: Any = None
 
     def find(self, name: bytes, kind: int) -> int:
-        """The id, or -errno."""
+        """The id, or -errno. Raises FeatureUnsupported where there is no type information."""
         ffi, lib = open_library()
         if self._btf is None:
-            pointer = lib.btf__parse(VMLINUX.encode(), ffi.NULL)
+            where = type_information.VMLINUX
+            pointer = lib.btf__parse(where.encode(), ffi.NULL)
             if not pointer:
-                return -int(ffi.errno)
+                raise FeatureUnsupported("read", f"type information (BTF) {where}", int(ffi.errno))
             self._btf = ffi.gc(pointer, lib.btf__free)
         return int(lib.btf__find_by_name_kind(self._btf, name, kind))
 
@@ -307,13 +354,25 @@ def effective_capabilities() -> int:
     return 0 if _system.lib.aegis_capget(sets) < 0 else int(sets[0])
 
 
-def _capability(number: int, *, by_sys_admin: bool) -> Answer:
+def _capability(number: int, stand_in: int | None) -> Answer:
     held = effective_capabilities()
     if held >> number & 1:
         return OK
-    if by_sys_admin and held >> int(_system.lib.CAP_SYS_ADMIN) & 1:
+    if stand_in is not None and held >> stand_in & 1:
         return Answer(source="CAP_SYS_ADMIN")
     return Answer("missing", "not in the effective set")
+
+
+def _capability_probe(number: int, stand_in: int | None) -> Callable[[Scope], Answer]:
+    return lambda _: _capability(number, stand_in)
+
+
+# Name, number, and that of the one which stands in for it.
+_CAPABILITIES: Final[tuple[tuple[str, int, int | None], ...]] = (
+    ("CAP_BPF", int(_system.lib.CAP_BPF), int(_system.lib.CAP_SYS_ADMIN)),
+    ("CAP_PERFMON", int(_system.lib.CAP_PERFMON), int(_system.lib.CAP_SYS_ADMIN)),
+    ("CAP_NET_ADMIN", int(_system.lib.CAP_NET_ADMIN), None),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -329,16 +388,17 @@ class Row:
 
 
 NO_POLICY: Final = "packets are neither counted nor judged"
+CGROUP2_HINT: Final = "mount -t cgroup2 cgroup2 /sys/fs/cgroup"
 NO_RECORDS: Final = "no process, socket or cgroup events"
 
 TABLE: Final[tuple[Row, ...]] = (
     Row("libbpf", "libbpf.so.1", f"{NO_POLICY}; {NO_RECORDS}", "install libbpf 1.1 or later (Debian: libbpf1)", probe_libbpf),
-    Row("btf", VMLINUX, f"programs cannot be fitted to this kernel: {NO_RECORDS}",
-        "a kernel with CONFIG_DEBUG_INFO_BTF=y, or --btf FILE", probe_btf),
+    Row("btf", type_information.VMLINUX, f"programs cannot be fitted to this kernel: {NO_RECORDS}",
+        type_information.HINT, probe_btf),
     Row("bpffs", os.fspath(BPFFS), "nothing is pinned: enforcement ends with the agent",
         "mount -t bpf bpf /sys/fs/bpf; for an unprivileged user make the pin directory and give it to that user", probe_bpffs),
     Row("cgroup2", "/proc/self/mountinfo", "sockets have no owner and events no cgroup v2 path",
-        "mount -t cgroup2 cgroup2 /sys/fs/cgroup", probe_cgroup2),
+        CGROUP2_HINT, probe_cgroup2),
     Row("bpf", "bpf(BPF_MAP_CREATE), bpf(BPF_PROG_LOAD)", f"{NO_POLICY}; {NO_RECORDS}", CAPABILITIES_HINT, probe_bpf),
     Row("tcx", "bpf(BPF_LINK_CREATE) of type tcx", "clsact filters are used instead of links",
         "kernel 6.6 or later; none needed where clsact is ok", probe_tcx),
@@ -354,12 +414,9 @@ TABLE: Final[tuple[Row, ...]] = (
     Row("senders", "a packet program that reads the current task",
         "flows of a socket that was passed, inherited or accepted by a child name who made the socket or listens",
         "CAP_PERFMON and a kernel that lets packet programs read tasks", probe_senders),
-    Row("CAP_BPF", "capget(2)", f"{NO_POLICY}; {NO_RECORDS}", CAPABILITIES_HINT,
-        lambda _: _capability(_system.lib.CAP_BPF, by_sys_admin=True)),
-    Row("CAP_PERFMON", "capget(2)", NO_RECORDS, CAPABILITIES_HINT,
-        lambda _: _capability(_system.lib.CAP_PERFMON, by_sys_admin=True)),
-    Row("CAP_NET_ADMIN", "capget(2)", NO_POLICY, CAPABILITIES_HINT,
-        lambda _: _capability(_system.lib.CAP_NET_ADMIN, by_sys_admin=False)),
+    *(Row(name, "capget(2)", effect, CAPABILITIES_HINT, _capability_probe(number, stand_in))
+      for (name, number, stand_in), effect
+      in zip(_CAPABILITIES, (f"{NO_POLICY}; {NO_RECORDS}", NO_RECORDS, NO_POLICY), strict=True)),
 )  # fmt: skip
 
 
@@ -367,15 +424,15 @@ def _ask(row: Row, scope: Scope, types: TypeIds) -> Feature:
     try:
         answer = row.typed(types) if row.typed else row.probe(scope) if row.probe else OK
     except (KernelError, OSError) as error:  # the second: no descriptor left to try it with
-        answer = Answer("missing", str(error))
+        answer = Answer("missing", str(error), hint=getattr(error, "hint", None) or "")
     absent = answer.state != "ok"
     return Feature(
         name=row.name,
         state=answer.state,
         source=answer.source or row.source,
         reason=answer.reason,
-        effect=row.effect if absent else "",
-        hint=row.hint if absent else "",
+        effect=(answer.effect or row.effect) if absent else "",
+        hint=(answer.hint or row.hint) if absent else "",
     )
 
 

@@ -142,7 +142,9 @@ class Hub:
         if not sensor.programs:
             if not self._has_core:
                 raise FeatureUnsupported(
-                    "listen to", sensor.topic, detail=f"object {sensor.object} is not loaded"
+                    "listen to",
+                    sensor.topic,
+                    detail=f"object {sensor.object} is not loaded: aegis status says why (kernel_unavailable)",
                 )
             return Loaded(None, [])
         opened = self._open(sensor)

@@ -23,6 +23,7 @@ from aegis.errors import (
     LoadRejected,
     ShapeMismatch,
 )
+from aegis.kernel import type_information
 from aegis.kernel.constants import SECTION, Constants
 from aegis.kernel.library import CAPABILITIES_HINT, checked, failure, messages, open_library
 from aegis.kernel.maps import Map, MapShape, duplicated
@@ -159,9 +160,10 @@ def program_info(fd: int, name: str = "program") -> ProgramInfo:
 class BpfObject:
     """One object file in the kernel. Open, `load()`, use programs and maps, `close()`."""
 
-    def __init__(self, name: str, pointer: Any) -> None:
+    def __init__(self, name: str, pointer: Any, btf: Path | None = None) -> None:
         self.name = name
         self._pointer = pointer
+        self._btf = btf
         self._programs: dict[str, Program] = {}
         self._maps: dict[str, Map] = {}
         # By the names of the file: sharing a table gives it the other one's.
@@ -195,7 +197,7 @@ class BpfObject:
         pointer = lib.bpf_object__open_mem(ffi.from_buffer(content), len(content), options)
         if not pointer:
             raise failure(ffi.errno, "open", name, LoadRejected)
-        opened = cls(name, pointer)
+        opened = cls(name, pointer, btf)
         try:
             opened._prepare(constants, map_sizes or {}, autoload, reuse or {})
         except BaseException:
@@ -262,11 +264,19 @@ class BpfObject:
         subject = f"{self.name}: {refused[1]}" if refused else self.name
         if number == errno.EPERM:
             return CapabilityMissing("load", subject, number, hint=CAPABILITIES_HINT)
+        lacking = None if refused else type_information.lacking(self._btf)
+        if lacking is not None:
+            detail = f"no type information (BTF) of this kernel: {lacking}"
+            return FeatureUnsupported("load", subject, detail=detail, hint=type_information.HINT)
         said = [
             at for at, line in enumerate(lines) if line.startswith("processed ")
         ]  # the verifier's last line
         reason = lines[said[-1] - 1] if said and said[-1] > 0 else (lines[-1] if lines else "")
-        error = LoadRejected("load", subject, number, detail=reason)
+        fitted = ""
+        if self._btf is not None:
+            own = None if refused else type_information.own_problem()
+            fitted = f" (fitted by the type information in {self._btf}{f'; {own}' if own else ''})"
+        error = LoadRejected("load", subject, number, detail=reason + fitted)
         error.log = "\n".join(lines[-LOG_LINES:])
         return error
 

@@ -22,6 +22,7 @@ MAX_JSON_NODES = 2_500_000
 RULE_DEPTH = 3  # lists and mappings around a rule: the document, spec, a section
 MAX_DEPTH = 24
 
+_MARK = b"\xef\xbb\xbf"  # of the byte order: some editors begin a file with it
 _INTEGER = re.compile(r"-?(?:0|[1-9][0-9]{0,39})")
 _FLOAT = re.compile(
     r"[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN)"
@@ -35,19 +36,15 @@ _FALSE = frozenset({"false", "False", "FALSE"})
 def parse(data: bytes) -> Node:
     """The document's tree. Raises PolicyInvalid with the path and line of the first thing that cannot be read."""
     if len(data) > MAX_BYTES:
-        raise PolicyInvalid("document", f"has {len(data)} bytes, more than {MAX_BYTES}")
+        raise PolicyInvalid("document", f"has more than {MAX_BYTES} bytes")
     if data.lstrip(_SPACE)[:1] == b"{":
         root = _json(data)
         if root is not None:
             return root
     if len(data) > MAX_YAML_BYTES:
-        reason = f"has {len(data)} bytes of YAML, more than {MAX_YAML_BYTES}: write it as JSON"
+        reason = f"has more than {MAX_YAML_BYTES} bytes of YAML: write it as JSON"
         raise PolicyInvalid("document", reason)
-    try:
-        text = data.decode("utf-8")
-    except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
-        raise PolicyInvalid("document", f"is not UTF-8: {error.reason}", line=line) from error
+    text = text_of(data)
     try:
         return _compose(yaml.parse(text.removeprefix("\ufeff"), Loader=yaml.CSafeLoader))
     except yaml.MarkedYAMLError as error:
@@ -56,6 +53,10 @@ def parse(data: bytes) -> Node:
         raise PolicyInvalid(
             "document", f"is neither YAML nor JSON: {error.problem or error.context}", line=line_or_none
         ) from error
+    except yaml.reader.ReaderError as error:
+        at = error.position + (len(_MARK) if data.startswith(_MARK) else 0)
+        reason = f"is neither YAML nor JSON: {error.reason} (#x{error.character:02x} at byte {at})"
+        raise PolicyInvalid("document", reason, line=_line_at(data, at)) from error
     except yaml.YAMLError as error:
         raise PolicyInvalid("document", f"is neither YAML nor JSON: {error}") from error
 
@@ -79,6 +80,22 @@ def _json(data: bytes) -> Node | None:
             path = f"{path}[{each}]" if isinstance(each, int) else child(path, each)
         raise PolicyInvalid(path or "document", error.reason, line=error.line) from error
     return found
+
+
+def text_of(data: bytes) -> str:
+    """The document as text. Raises PolicyInvalid with the line, and with the byte by which it is no UTF-8."""
+    if len(data) > MAX_BYTES:
+        raise PolicyInvalid("document", f"has more than {MAX_BYTES} bytes")
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        reason = f"is not UTF-8: {error.reason} (#x{data[error.start]:02x} at byte {error.start})"
+        raise PolicyInvalid("document", reason, line=_line_at(data, error.start)) from error
+
+
+def _line_at(data: bytes, at: int) -> int:
+    """The 1-based line of a byte."""
+    return data.count(b"\n", 0, at) + 1
 
 
 class _Open:
@@ -132,7 +149,7 @@ def _compose(events: Iterator[yaml.Event]) -> Node:
         else:
             root = done
     if root is None:
-        raise PolicyInvalid("document", "is empty")
+        raise PolicyInvalid("document", "is empty", line=1)
     return root
 
 

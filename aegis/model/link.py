@@ -17,7 +17,7 @@ class LinkState(enum.StrEnum):
     CONNECTING = "connecting"
     AUTHENTICATING = "authenticating"
     REGISTERING = "registering"
-    CONNECTED = "connected"  # authenticated, and registered with this gateway
+    CONNECTED = "connected"  # authenticated, registered with this gateway, and that is on disk
     BACKOFF = "backoff"  # tried, and waits before it tries again
     REFUSED = "refused"  # a gateway said no, or what is configured cannot be spoken
 
@@ -36,3 +36,4 @@ class LinkStatus(msgspec.Struct, frozen=True, kw_only=True):
     protocol: str | Absent
     authenticated_ns: int | Absent
     insecure_v1: bool | Absent
+    up: bool = False  # records and orders travel: connected, or registered and not yet written down

@@ -339,6 +339,38 @@ class AppliedPolicy(msgspec.Struct, frozen=True, kw_only=True):
     rules: tuple[AppliedRule, ...]
 
 
+class Reach(msgspec.Struct, frozen=True, kw_only=True):
+    """Where the policies in force judge packets: names of interfaces, and of those where they do not, each with the reason.
+
+    `unattached`: there, to be watched, and not judged. `absent`: to be watched, and not there. `reason`: why nothing can
+    be judged at all, whatever the interfaces.
+    """
+
+    interfaces: tuple[str, ...] = ()
+    unattached: tuple[tuple[str, str], ...] = ()
+    absent: tuple[str, ...] = ()
+    reason: str | None = None
+
+    @property
+    def state(self) -> Literal["enforced", "partly_enforced", "not_enforced"]:
+        """Of a policy in mode observe alike: whether packets are judged by it."""
+        if self.reason or not self.interfaces:
+            return "not_enforced"
+        return "partly_enforced" if self.unattached else "enforced"
+
+    @property
+    def text(self) -> str | None:
+        """What is not judged and why, in words; None where all of it is."""
+        told = [f"{name}: {why}" for name, why in self.unattached]
+        if self.absent:
+            told.append(f"there is no {', '.join(self.absent)}")
+        if self.reason:
+            return self.reason
+        if not self.interfaces:
+            return "; ".join(["no interface carries the packet programs", *told])
+        return f"not judged: {'; '.join(told)}" if self.unattached else "; ".join(told) or None
+
+
 class EnforcementState(msgspec.Struct, frozen=True, kw_only=True):
     """Whether the kernel judges packets. `stale`: it does, by a policy this agent cannot name. `reason` says why.
 

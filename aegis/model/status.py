@@ -48,6 +48,13 @@ class ModulePart(msgspec.Struct, frozen=True, kw_only=True):
     memory_bytes_reason: Reason = UNSET
 
 
+class UnattachedPart(msgspec.Struct, frozen=True, kw_only=True):
+    """An interface that is there and is to be watched, and whose packets no policy judges."""
+
+    interface: str
+    reason: str
+
+
 class EnforcementPart(msgspec.Struct, frozen=True, kw_only=True):
     state: str
     reason: str | None
@@ -57,6 +64,7 @@ class EnforcementPart(msgspec.Struct, frozen=True, kw_only=True):
     mode: str | None
     mode_reason: Reason = UNSET
     interfaces: list[str]
+    unattached: list[UnattachedPart]
     hooks: list[str]
     confirm_deadline: str | None
     confirm_deadline_reason: Reason = UNSET

@@ -10,9 +10,11 @@ LONGEST_HINT_S = 600.0  # a gateway may ask for more patience than ours, but not
 
 
 class Backoff:
-    """`entropy(n)` gives n random bytes. Two waits are U(0, `first_s`), each next from twice that, up to `cap_s`.
+    """`entropy(n)` gives n random bytes. A wait is U(0, span): the span is what was waited already, in all, but no less
+    than `first_s` and no more than `cap_s`.
 
-    Two: a gateway that starts anew takes a second, and who asked in that second is to be back as soon as the others.
+    So a gateway that was away for no longer than `first_s` has everyone back within `first_s`, also who tried often
+    meanwhile; and the spans of one that stays away double.
     """
 
     def __init__(
@@ -22,6 +24,7 @@ class Backoff:
         self._first_s = first_s
         self._cap_s = cap_s
         self._failures = 0
+        self._waited_s = 0.0
 
     @property
     def failures(self) -> int:
@@ -30,15 +33,16 @@ class Backoff:
 
     def next_s(self, hint_s: float | None = None) -> float:
         """Seconds to wait now. With a hint of the gateway's: no less than that, and the jitter behind it."""
-        # Doubling by a shift that cannot grow without end.
-        span = min(self._first_s * (1 << min(max(self._failures - 1, 0), 32)), self._cap_s)
+        span = min(max(self._waited_s, self._first_s), self._cap_s)
         self._failures += 1
         share = int.from_bytes(self._entropy(7), "big") / (1 << 56)
         waited = span * share
         if hint_s is not None and hint_s > 0:
             waited += min(hint_s, LONGEST_HINT_S)
+        self._waited_s += waited
         return waited
 
     def reset(self) -> None:
         """A session came up: the next failure is a first one."""
         self._failures = 0
+        self._waited_s = 0.0

@@ -434,10 +434,11 @@ class GatewaySession:
     def _fault(
         self, code: str, text: str, wall_s: int, *, tell: bool = True, asked: bool = False
     ) -> list[GatewayHappening]:
-        """Refuse a frame. `asked`: it was a request of the handshake, whose sender waits for an answer."""
+        """Refuse a frame. `asked`: it was a request for a registration; who has none waits for an answer."""
         happened: list[GatewayHappening] = [Refused(code=code, text=text)]
         before = self._phase in {Phase.UNAUTHENTICATED, Phase.DECIDING}
-        if tell and (before or asked or self._ours or not self._settled()):
+        asking = asked and self._uid is None
+        if tell and (before or asking or self._ours or not self._settled()):
             body = payloads.ErrorBody(v1.ERROR_WORD, _shown(text))
             self._reply("error", channels.ERROR, payloads.encode(body).decode(), wall_s)
         if before:

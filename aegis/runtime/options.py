@@ -2,8 +2,16 @@
 
 from __future__ import annotations
 
-from aegis.runtime import gateway_url, outbox_options
+from aegis.runtime import gateway_url, listen_address, outbox_options
 from aegis.runtime.settings import Option
+
+
+def no_path(text: str) -> str | None:
+    """Why a text can be no path on any host; None where it can. Whether something is there is seen when it is used."""
+    if not text:
+        return "must name a path, not ''"
+    return "must be a path, which cannot hold NUL" if "\0" in text else None
+
 
 OPTIONS: tuple[Option, ...] = (
     Option(
@@ -15,12 +23,14 @@ OPTIONS: tuple[Option, ...] = (
     Option(
         name="agent.state_dir",
         kind="str",
+        wrong=no_path,
         default="/var/lib/aegis",
         help="Directory of what outlives the process; made with mode 0700 when missing.",
     ),
     Option(
         name="agent.run_dir",
         kind="str",
+        wrong=no_path,
         default="/run/aegis",
         help="Directory of the control socket agent.sock; made with mode 0755 when missing.",
     ),
@@ -87,18 +97,21 @@ OPTIONS: tuple[Option, ...] = (
     Option(
         name="kernel.cgroup_root",
         kind="str",
+        wrong=no_path,
         default=None,
         help="Root of the cgroup2 hierarchy. By default the cgroup2 mount in /proc/self/mountinfo.",
     ),
     Option(
         name="kernel.pin_dir",
         kind="str",
+        wrong=no_path,
         default="/sys/fs/bpf/aegis",
         help="Directory inside a bpffs where programs and tables stay when the agent ends.",
     ),
     Option(
         name="kernel.btf",
         kind="str",
+        wrong=no_path,
         default=None,
         help="BTF of the running kernel. By default /sys/kernel/btf/vmlinux.",
     ),
@@ -128,6 +141,7 @@ OPTIONS: tuple[Option, ...] = (
     Option(
         name="gateway.ca",
         kind="str",
+        wrong=no_path,
         default=None,
         help="File of CA certificates, PEM, that a wss:// gateway is judged by. By default the host's own.",
     ),
@@ -173,6 +187,13 @@ OPTIONS: tuple[Option, ...] = (
         choices=("keep", "detach"),
         reload="live",
         help="Where a policy is committed, a clean stop leaves it enforced (keep) or takes it out (detach).",
+    ),
+    Option(
+        name="health.listen",
+        kind="str",
+        default=None,
+        wrong=listen_address.problem,
+        help="ADDR:PORT for GET /healthz and /readyz over HTTP. By default no port: the control socket answers them always.",
     ),
     Option(
         name="log.level",

@@ -176,9 +176,9 @@ def test_a_damaged_file_leaves_the_kernel_enforcing(
     assert (state.state, state.generation) == ("stale", 1)
     assert "committed.json" in (state.reason or "")
     assert verdicts(kernel, 23) == [DENY]
-    assert enforcer.list() == ()
-    with pytest.raises(StorageError, match="generation 1"):
-        enforcer.explain(_probe(23))
+    for ask in (enforcer.list, lambda: enforcer.explain(_probe(23))):
+        with pytest.raises(StorageError, match="generation 1"):
+            ask()
     assert enforcer.apply(document("web", 80)).generation == 2
     assert enforcer.state().state == "enforcing"
     assert verdicts(kernel, 23, 80) == [ALLOW, DENY]
@@ -406,6 +406,19 @@ def test_without_tables_nothing_is_silently_off(tmp_path: Path) -> None:
     assert enforcer.list() == ()
 
 
+def test_without_tables_the_policies_that_are_kept_can_be_named(
+    kernel: KernelJudge, agent: Callable[[], Enforcer], tmp_path: Path
+) -> None:
+    agent().apply(document("telnet", 23))
+    without = Enforcer(tmp_path, None, reason="no BPF")
+    assert without.start().state == "unavailable"
+    assert [one.name for one in without.list()] == ["telnet"]
+    assert "nothing is enforced: no BPF" in without.explain(_probe(23)).path
+    with pytest.raises(FeatureUnsupported, match="no BPF"):
+        without.remove("telnet")
+    assert [one.name for one in agent().list()] == ["telnet"]
+
+
 def test_without_a_hook_the_state_says_so(kernel: KernelJudge, tmp_path: Path) -> None:
     hooked = False
     with contextlib.closing(
@@ -415,7 +428,12 @@ def test_without_a_hook_the_state_says_so(kernel: KernelJudge, tmp_path: Path) -
         assert enforcer.state().state == "none"
         enforcer.apply(document("telnet", 23))
         assert enforcer.state().state == "unavailable"
+        assert (
+            "nothing is enforced: no interface carries the packet programs"
+            in enforcer.explain(_probe(23)).path
+        )
         hooked = True
+        assert not any("nothing is enforced" in step for step in enforcer.explain(_probe(23)).path)
         assert enforcer.state().state == "enforcing"
 
 

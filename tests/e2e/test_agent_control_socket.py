@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import os
 import random
@@ -259,3 +260,33 @@ def test_a_policy_document_of_the_largest_size_goes_through(agent: RunningAgent)
         agent.apply(document.replace("10.0.7.0/24", "10.0.7.0/99"))
     assert (refused.value.code, refused.value.answer["line"]) == ("policy_invalid", 7)
     assert [row["policy"] for row in agent.ask("policy.list")] == ["large"]
+
+
+def test_health_over_tcp_and_the_socket(world: World) -> None:
+    quiet = RunningAgent(world, world.a, "agent", "", ())
+    quiet.start()
+    texts = [Path(f"/proc/{quiet.pid}/net/{kind}").read_text() for kind in ("tcp", "tcp6")]
+    rows = [line.split() for text in texts for line in text.splitlines()]
+    assert quiet.stop() == 0
+    assert not [row for row in rows if row[3] == "0A"]  # nobody listens: off by default
+    agent = RunningAgent(world, world.a, "agent", "", ("--health-listen", "127.0.0.1:9100"))
+    agent.start()
+
+    def tcp(path: str) -> tuple[int, bytes]:
+        made = http.client.HTTPConnection("127.0.0.1", 9100, timeout=5)
+        made.sock = world.a.socket()
+        made.sock.settimeout(5)
+        made.sock.connect(("127.0.0.1", 9100))
+        made.request("GET", path)
+        answer = made.getresponse()
+        return answer.status, answer.read()
+
+    try:
+        assert (tcp("/healthz"), tcp("/readyz"), tcp("/")[0]) == ((200, b"ok\n"), (200, b"ok\n"), 404)
+        with socket.socket(socket.AF_UNIX) as client:
+            client.connect(agent.socket)
+            client.sendall(b"GET /readyz HTTP/1.1\r\nHost: agent\r\n\r\n")
+            assert client.recv(4096).startswith(b"HTTP/1.1 200 OK\r\n")
+    finally:
+        assert agent.stop() == 0
+    assert "Traceback" not in agent.log.read_text()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -11,6 +13,10 @@ from aegis.cli.client import AgentError
 from tests.support.agent import RunningAgent
 from tests.support.world import World
 
+POLICY = (
+    "apiVersion: aegis/v1\nkind: HostNetworkPolicy\nmetadata: {name: p, version: 1}\n"
+    "spec: {egressDeny: [{toCIDRSet: [{cidr: 192.0.2.0/24}]}]}\n"
+)
 pytestmark = pytest.mark.require("root", "bpf", "tcx", "bpffs")
 
 
@@ -20,18 +26,7 @@ def run(agent: RunningAgent) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]
     try:
         features = {row["feature"]: row for row in agent.ask("doctor")}
         (status,) = agent.ask("status")
-        with (
-            pytest.raises(AgentError)
-            if status["enforcement"]["state"] == "unavailable"
-            else _nothing() as refused
-        ):
-            agent.apply(
-                "apiVersion: aegis/v1\nkind: HostNetworkPolicy\nmetadata: {name: p, version: 1}\nspec: {egressDeny: [{toCIDRSet: [{cidr: 192.0.2.0/24}]}]}\n"
-            )
-        if refused is not None:
-            assert refused.value.code == "feature_unsupported"
-        else:
-            agent.ask("policy.remove", name="p")
+        _tries_policy(agent, status["enforcement"])
     finally:
         code = agent.stop()
     log = agent.log.read_text()
@@ -40,12 +35,26 @@ def run(agent: RunningAgent) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]
     return status, features
 
 
-class _nothing:  # noqa: N801  reads as a statement
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, *_: object) -> None:
-        return None
+def _tries_policy(agent: RunningAgent, enforcement: dict[str, Any]) -> None:
+    """A policy is taken and in force, or kept and said to be in force nowhere, or refused: never silently off."""
+    if enforcement["interfaces"]:
+        assert agent.apply(POLICY)["state"] == "enforced"
+        agent.ask("policy.remove", name="p")
+        return
+    with pytest.raises(AgentError) as refused:
+        agent.apply(POLICY)
+    if enforcement["state"] == "unavailable":
+        assert refused.value.code == "feature_unsupported"
+        assert agent.ask("policy.list") == []
+        return
+    assert refused.value.code == "policy_not_enforced"
+    assert "and not in force: no interface carries" in str(refused.value)
+    (kept,) = agent.ask("policy.list")
+    assert (kept["policy"], kept["state"], kept["interfaces"]) == ("p", "not_enforced", [])
+    now = agent.ask("status")[0]["enforcement"]
+    assert (now["state"], now["mode"]) == ("unavailable", "observe")
+    assert "no interface" in now["reason"]
+    agent.ask("policy.remove", name="p")
 
 
 def states(status: dict[str, Any]) -> dict[str, str]:
@@ -150,6 +159,37 @@ def test_without_an_interface(world: World) -> None:
     status, _ = run(agent)
     assert "no_interface" not in conditions(status)
     assert status["enforcement"]["interfaces"] == []
+
+
+def test_a_policy_is_in_force_where_it_is_said_to_be_and_nowhere_else(world: World) -> None:
+    agent = RunningAgent(world, world.a, "agent", "", ())
+    agent.command[agent.command.index("--interface") + 1] = "later0"
+    tool = [sys.executable, "-m", "aegis.cli.main", "--socket", agent.socket, "policy"]
+    document = agent.directory / "policy.yaml"
+    document.write_text(POLICY)
+    agent.start()
+    try:
+        applied = subprocess.run([*tool, "apply", str(document)], capture_output=True, text=True, check=False)
+        assert (applied.returncode, applied.stdout) == (1, "")
+        assert "policy_not_enforced" in applied.stderr
+        assert "no interface carries the packet programs; there is no later0" in applied.stderr
+        listed = subprocess.run([*tool, "list"], capture_output=True, text=True, check=True)
+        assert listed.stdout.splitlines()[1].split()[-1] == "not_enforced"
+        assert "there is no later0" in listed.stderr
+        with world.a.netlink() as netlink:
+            netlink.add_bridge("later0")
+            netlink.set_up("later0")
+            # It was kept: no interface that comes has a moment without it.
+            come = agent.ask_until("policy.list", lambda rows: rows[0]["state"] == "enforced", 10)
+            assert (come[0]["state"], come[0]["interfaces"]) == ("enforced", ["later0"])
+            applied = subprocess.run(
+                [*tool, "apply", str(document)], capture_output=True, text=True, check=False
+            )
+            assert (applied.returncode, applied.stdout) == (0, "p: applied, mode observe, generation 2\n")
+            netlink.delete("later0")
+    finally:
+        assert agent.stop() == 0
+    assert "Traceback" not in agent.log.read_text()
 
 
 def test_on_plain_asyncio(world: World) -> None:

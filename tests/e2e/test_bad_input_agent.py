@@ -49,6 +49,7 @@ OTHER_BARRIER = (
     frame(json.dumps(envelope("agent.registration.complete", "{}")).encode(), mask=False),
 )
 FORBIDDEN_CODES = {1006, 1011, 1012}
+CONNECTIONS = 3  # of the agent until one is up
 FLOOD_S = 1.0
 FLOODS: dict[str, Callable[[AgentSetting], bytes]] = {
     "garbage": lambda s: s.raw(b"x"),
@@ -75,6 +76,7 @@ class Notes:
 
     def __init__(self, log: Path) -> None:
         self._file = log.open("rb")
+        self._cut = b""  # the beginning of a line whose end was not there yet
         self.all: list[dict[str, Any]] = []
         self.here = 0
 
@@ -84,14 +86,14 @@ class Notes:
         self.here = len(self.all)
 
     def read(self) -> list[dict[str, Any]]:
-        """The lines since `begin`."""
-        for line in self._file.read().splitlines(keepends=True):
-            assert line.endswith(b"\n"), line
-            self.all.append(json.loads(line[line.index(b"{") :]))
+        """The lines since `begin`. A file grows by the page: one that crosses two may be seen half written."""
+        *lines, self._cut = (self._cut + self._file.read()).split(b"\n")
+        self.all += (json.loads(line[line.index(b"{") :]) for line in lines)
         return self.all[self.here :]
 
     def close(self) -> None:
         self._file.close()
+        assert not self._cut, self._cut
 
 
 def words(notes: list[dict[str, Any]], barrier: str) -> list[str]:
@@ -139,6 +141,10 @@ class Table:
             while True:  # those it made by itself meanwhile
                 self.listener.accept()[0].close()
         self.agent.ask("modules.start", name=LINK)
+        for _ in range(CONNECTIONS - 1):
+            # Kept waiting for its upgrade it hangs up, and comes again.
+            with contextlib.suppress(ConnectionError):
+                return AgentLink.take(RawEnd.accept(self.listener), self.signer)
         return AgentLink.take(RawEnd.accept(self.listener), self.signer)
 
     def reach(self, link: AgentLink, state: str) -> AgentSetting:
@@ -244,13 +250,14 @@ def flood(table: Table, make: Callable[[AgentSetting], bytes]) -> Flood:
         setting = table.reach(link, "registered")
         data, before, frames, ended = make(setting) * 100, table.agent.log.stat().st_size, 0, False
         beside = Bystander(table.agent)
-        end.connection.settimeout(0.2)
         with beside.watching():
-            until = time.monotonic() + FLOOD_S
+            until, left = time.monotonic() + FLOOD_S, memoryview(data)
             while time.monotonic() < until and not ended:
+                end.connection.settimeout(0.2)
                 try:
-                    end.connection.sendall(data)
-                    frames += 100
+                    left = left[end.connection.send(left) :]  # cut within a frame it goes on there
+                    if not left:
+                        frames, left = frames + 100, memoryview(data)
                 except TimeoutError:
                     ended = link.listen(0.01) is not None
                 except OSError:

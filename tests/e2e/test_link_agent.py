@@ -9,12 +9,14 @@ import socket
 import sys
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.support.agent import RunningAgent
 from tests.support.awaiting import await_condition
+from tests.support.disk import open_disk
 from tests.support.small_gateway import OnThread, SmallGateway, on_a_thread
 from tests.support.world import World
 
@@ -175,6 +177,10 @@ def test_orders_are_obeyed_answered_after_the_change_and_not_done_twice(world: W
             "modules.telemetry.interval_s"
         ] == 7
         assert order(there, "5", "disable_module", module_id="telemetry").state["state"] == "disabled"
+        for number, kind in enumerate(("start_module", "stop_module", "start_module")):
+            still = order(there, f"5{number}", kind, module_id="telemetry")
+            assert still.code == ("module_disabled" if kind == "start_module" else "")
+            assert module(agent, "telemetry")["state"] == "disabled"
         cut = order(there, "6", "stop_module", module_id=LINK)
         assert (cut.ok, cut.code) == (False, "would_cut_control")
         assert order(there, "7", "disable_module", module_id="communication").code == "would_cut_control"
@@ -232,6 +238,56 @@ def test_a_policy_of_the_gateway_is_enforced_listed_and_removed(world: World) ->
         assert (mine["policy_version"], mine["origin"], mine["mode"]) == (1, "local", "observe")
         assert order(there, "4", "remove_policy", name="no-telnet").ok
         assert [row["policy"] for row in agent.ask("policy.list")] == ["mine"]
+
+
+def test_a_gateway_is_not_told_that_a_policy_is_in_force_where_it_is_not(world: World) -> None:
+    agent = agent_of(world, "[policy]\nunsigned_orders = 'accept'\n")
+    agent.command[agent.command.index("--interface") + 1] = "none"
+    document = {
+        "apiVersion": "aegis/v1",
+        "kind": "HostNetworkPolicy",
+        "metadata": {"name": "no-telnet"},
+        "spec": {"mode": "enforce", "egressDeny": [{"toPorts": [{"ports": [{"port": 23}]}]}]},
+    }
+    for ours in (True, False):
+        with gateway(world, ours=ours) as there, started(agent):
+            is_connected(agent)
+            kept = order(there, "1", "apply_policy", document=document)
+            assert (kept.ok, kept.code) == (False, "policy_not_enforced")
+            assert "not in force: no interface carries the packet programs" in kept.text
+            assert (kept.state["policy"], kept.state["state"]) == ("no-telnet", "not_enforced")
+            (listed,) = order(there, "2", "list_policies").state["policies"]
+            assert (listed["policy"], listed["state"]) == ("no-telnet", "not_enforced")
+            assert agent.ask("status")[0]["enforcement"]["state"] == "unavailable"
+
+
+def test_connected_is_not_said_before_a_full_disk_took_the_registration(world: World, tmp_path: Path) -> None:
+    with open_disk(tmp_path) as disk:
+        disk.mount()
+        agent = agent_of(world)
+        agent.command[agent.command.index("--state-dir") + 1] = str(disk.top)
+        with started(agent):
+            await_condition(
+                lambda: link(agent)["state"] == "backoff"
+            )  # the key is there, and nobody who knows it
+            filler = disk.top / "filler"
+            with filler.open("wb", buffering=0) as file, contextlib.suppress(OSError):
+                while True:
+                    file.write(bytes(4096))
+            with gateway(world) as there:
+                await_condition(lambda: "registration_not_kept" in conditions(agent), seconds=30)
+                shown = link(agent)
+                assert shown["state"] == "registering"
+                assert "not written down: " in shown["reason"]
+                assert "No space left" in shown["reason"]
+                assert not (disk.top / "registration.json").exists()
+                assert order(there, "1", "list_modules").ok  # the link works meanwhile
+                filler.unlink()
+                await_condition(lambda: link(agent)["state"] == "connected", seconds=60)
+                assert "registration_not_kept" not in conditions(agent)
+                uid = agent.ask("status")[0]["agent"]["uid"]
+                assert uid in (disk.top / "registration.json").read_text()
+                assert (there.gateway.opened, len(there.gateway.registrations)) == (1, 1)
 
 
 def test_the_module_owns_the_link(world: World) -> None:

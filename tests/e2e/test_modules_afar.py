@@ -182,12 +182,12 @@ def test_a_module_that_raises_or_hangs_says_so_and_nobody_else_waits(
         hanging: list[tuple[str, str]] = []
         with watch.watching():
             beside = threading.Thread(
-                target=lambda: hanging.append(refused(gate, uid, "start_module", module_id="hanger"))
+                target=lambda: hanging.append(refused(gate, uid, "enable_module", module_id="hanger"))
             )
             beside.start()
-            code, text = refused(gate, uid, "start_module", module_id="raiser")
+            code, text = refused(gate, uid, "enable_module", module_id="raiser")
             assert (code, "ValueError: on order" in text) == ("module_start_failed", True), text
-            assert answered(gate, uid, "start_module", module_id="stubborn")["ok"] is True
+            assert answered(gate, uid, "enable_module", module_id="stubborn")["ok"] is True
             code, text = refused(gate, uid, "stop_module", module_id="stubborn")
             assert (code, "did not stop within" in text) == ("module_stop_timeout", True), text
             while beside.is_alive():  # the others are at work meanwhile, and answer

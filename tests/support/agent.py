@@ -6,6 +6,7 @@ import json
 import signal
 import subprocess
 import sys
+import sysconfig
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -17,6 +18,7 @@ from aegis.errors import ConnectFailed
 from tests.support.world import Place, World
 
 START_SECONDS = 30.0
+INSTALLED = f"{sysconfig.get_path('scripts')}/aegis-agent"
 
 
 class RunningAgent:
@@ -43,6 +45,7 @@ class RunningAgent:
             *("--interface", place.interface),
             *arguments,
         ]
+        self.installed = [INSTALLED, *self.command[3:]]
         self._place = place
         self.log = self.directory / "log"
         self.process: subprocess.Popen[Any] | None = None

@@ -14,6 +14,7 @@ from types import TracebackType
 from typing import Self
 
 TEXT, BINARY, CLOSE, PING, PONG, CONTINUATION = 1, 2, 8, 9, 10, 0
+SEND_S = 10.0
 GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 
 
@@ -124,6 +125,7 @@ class RawEnd:
 
     def send(self, data: bytes) -> None:
         """Raw bytes. A peer that has closed already is no error: what it said is still to be heard."""
+        self.connection.settimeout(SEND_S)  # and not what was left of the last `hear`
         with contextlib.suppress(ConnectionError):
             self.connection.sendall(data)
 

@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import http
+from collections.abc import Callable
 from typing import Any
 
 from websockets.asyncio.server import ServerConnection
 from websockets.http11 import Request, Response
 
+from aegis.agent import probes
 from aegis.agent.control import envelope
 from aegis.errors import EnvelopeInvalid
 
@@ -67,9 +70,20 @@ class AnsweringConnection(ServerConnection):
         self.loop.call_later(DISCARD_S, self.transport.abort)
 
 
-def typed(connection: ServerConnection, _: Request, response: Response) -> Response:
+def probed(ready: Callable[[], bool], connection: ServerConnection, request: Request) -> Response | None:
+    """The answer to a question for health, None for a client. `curl --unix-socket agent.sock http://agent/healthz`."""
+    if request.path.partition("?")[0] not in probes.PATHS:
+        return None
+    return connection.respond(*_status(probes.answer("GET", request.path, ready)))
+
+
+def _status(answer: tuple[int, str]) -> tuple[http.HTTPStatus, str]:
+    return http.HTTPStatus(answer[0]), answer[1]
+
+
+def typed(connection: ServerConnection, request: Request, response: Response) -> Response:
     """The library's refusal of a request that is HTTP, with the same status and a typed body."""
-    if response.status_code != 101:
+    if response.status_code != 101 and request.path.partition("?")[0] not in probes.PATHS:
         response.body = _body(str(connection.protocol.handshake_exc or response.reason_phrase))
         for name, value in (
             ("Content-Type", "application/json"),

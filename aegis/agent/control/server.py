@@ -13,6 +13,7 @@ import logging
 import os
 import socket
 from asyncio import BaseTransport
+from collections.abc import Callable
 from typing import Any, cast
 
 from websockets.asyncio.server import Server, ServerConnection, unix_serve
@@ -39,12 +40,13 @@ _quiet.propagate = False
 class ControlServer:
     """Serves `verbs` on a unix socket. Make one with `open`; `close` ends every connection first."""
 
-    def __init__(self, path: str, verbs: Verbs, log: Log) -> None:
+    def __init__(self, path: str, verbs: Verbs, log: Log, ready: Callable[[], bool] = lambda: True) -> None:
         self.path = path
         self.group_missing = False
         self.refused = 0  # frames answered with envelope_invalid
         self._verbs = verbs
         self._log = log
+        self._ready = ready
         self._server: Server | None = None
         self._there: set[ServerConnection] = set()  # every connection, from the kernel's accept to its end
         self._handlers: set[asyncio.Task[None]] = set()
@@ -64,6 +66,7 @@ class ControlServer:
                     ping_interval=None,  # the kernel tells when a local peer is gone
                     close_timeout=0.5,
                     open_timeout=handshake.OPEN_S,
+                    process_request=lambda *asked: handshake.probed(self._ready, *asked),
                     process_response=handshake.typed,
                     server_header=None,
                     logger=_quiet,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import os
 import traceback
@@ -49,6 +50,7 @@ SET_S = 1_704_067_200  # 2024-01-01; a clock before it was never set
 HEALTHY_NS = 15_000_000_000  # a session this long makes the next failure a first one
 ALONE_NS = 180_000_000_000  # a session this long has no other one that takes its place
 SILENT_NS = 60_000_000_000  # blocks that nobody acknowledges for so long are told of
+FIRST_WRITE_S, LONGEST_WRITE_S = 1.0, 30.0  # pauses before a registration is written again
 SECOND = 1_000_000_000
 
 
@@ -75,24 +77,28 @@ class Keeper:
         self._window = Window(0)
         self._drive: Drive | None = None
         self._connected_ns: int | None = None
+        self._writing: asyncio.Task[None] | None = None  # of a registration that the disk did not take
         self._heard_ns = 0  # when the last block was acknowledged, or none was in flight
 
     async def keep(self) -> None:
         """Until cancelled."""
         self._outbox.on_ready = self._wake
         self._uplink.wake = self._wake
-        while True:
-            try:
-                await self._attempt()
-            except BeginAnew as error:
-                pause_s = self._anew(error)
-            except (TransportError, StorageError) as error:
-                pause_s = self._failed(error)
-            except Exception as error:  # noqa: BLE001  whatever it is: no peer may end who keeps the link
-                pause_s = self._broke(error)
-            else:
-                pause_s = self._failed(ConnectionLost("the connection ended"))
-            await self._clock.sleep(pause_s)
+        try:
+            while True:
+                try:
+                    await self._attempt()
+                except BeginAnew as error:
+                    pause_s = self._anew(error)
+                except (TransportError, StorageError) as error:
+                    pause_s = self._failed(error)
+                except Exception as error:  # noqa: BLE001  whatever it is: no peer may end who keeps the link
+                    pause_s = self._broke(error)
+                else:
+                    pause_s = self._failed(ConnectionLost("the connection ended"))
+                await self._clock.sleep(pause_s)
+        finally:
+            self._stop_writing()
 
     def _wake(self) -> None:
         if self._drive is not None:
@@ -230,24 +236,50 @@ class Keeper:
                 pass  # the connection ends with it, and says so
 
     def _registered(self, one: Registered) -> None:
-        """The uid is on disk before anybody is told of success."""
-        assert self._identity is not None
-        try:
-            self._identity.remember(
-                identities.Registration(uid=one.uid, url=self._choice.url.text, gateway_key=self._gateway_key)
-            )
-            self._health.clear(NOT_KEPT)
-        except StorageError as error:
-            self._health.raise_(
-                NOT_KEPT, str(error), "it registers again at the next start, with the same key"
-            )
+        """The uid is on disk before anybody is told of success; until then the link works, and is `registering`."""
         self._uplink.is_called(one.uid)
-        self._uplink.is_now(LinkState.CONNECTED)
+        kept = identities.Registration(uid=one.uid, url=self._choice.url.text, gateway_key=self._gateway_key)
+        self._stop_writing()  # of what another connection said
+        why = self._remember(kept)
+        if why is None:
+            self._uplink.is_now(LinkState.CONNECTED)
+        else:
+            reason = f"the gateway knows this agent, which is not written down: {why}"
+            self._uplink.is_now(LinkState.REGISTERING, reason, up=True)
+            self._writing = asyncio.get_running_loop().create_task(self._write(kept))
         self._connected_ns = self._heard_ns = self._clock.monotonic_ns()
         for code in (UNREACHABLE, REFUSED, BROKEN):
             self._health.clear(code)
         for change in self._uplink.standing():
             self._uplink.unsaid.change(change)
+
+    def _remember(self, kept: identities.Registration) -> str | None:
+        """Why it could not be written down; None where it is on disk."""
+        assert self._identity is not None
+        try:
+            self._identity.remember(kept)
+        except StorageError as error:
+            self._health.raise_(
+                NOT_KEPT, str(error), "it is tried again by itself; nothing else waits for it"
+            )
+            return str(error)
+        self._health.clear(NOT_KEPT)
+        return None
+
+    async def _write(self, kept: identities.Registration) -> None:
+        """Until it is on disk, whatever becomes of the connection meanwhile."""
+        backoff = Backoff(entropy=os.urandom, first_s=FIRST_WRITE_S, cap_s=LONGEST_WRITE_S)
+        while True:
+            await self._clock.sleep(backoff.next_s())
+            if self._remember(kept) is None:
+                break
+        if self._uplink.up and not self._uplink.connected:
+            self._uplink.is_now(LinkState.CONNECTED)
+
+    def _stop_writing(self) -> None:
+        if self._writing is not None:
+            self._writing.cancel()
+            self._writing = None
 
     def _acknowledge(self, one: Acknowledged) -> None:
         self._heard_ns = self._clock.monotonic_ns()

@@ -25,9 +25,10 @@ from aegis.runtime.counters import Counters
 from aegis.runtime.health import Conditions, ScopedHealth
 
 if TYPE_CHECKING:
-    from aegis.agent.commands import Commands, Enforcer
+    from aegis.agent.commands import Commands
     from aegis.agent.held_off import Interrupted
     from aegis.agent.outbox.outbox import Outbox
+    from aegis.agent.policy_orders import PolicyOrders
 
 DRAIN_S = 1.0  # of a stop, for what is under way; the rest waits on disk for the next start
 LAST_S = 1.5  # of a stop, for what comes behind the drain
@@ -113,7 +114,7 @@ class LinkRoom:
     def obey(
         self,
         orders: ModuleOrders,
-        enforcer: Enforcer,
+        policy_orders: PolicyOrders,
         group: asyncio.TaskGroup,
         interrupted: Iterable[Reply] = (),
     ) -> None:
@@ -125,7 +126,7 @@ class LinkRoom:
 
         self._commands = Commands(
             orders,
-            enforcer,
+            policy_orders,
             group=group,
             unsigned=lambda: self._options.table("policy").text("unsigned_orders"),
             answer=self.uplink.answer,
@@ -173,7 +174,7 @@ class LinkRoom:
             return
         until_ns = self._clock.monotonic_ns() + round(min(DRAIN_S, left_s() - LAST_S) * 1e9)
         await asyncio.sleep(0)  # what was published last is in the outbox after this
-        while self.uplink.connected and any(outbox.pending().values()):
+        while self.uplink.up and any(outbox.pending().values()):
             if self._clock.monotonic_ns() >= until_ns:
                 return
             await self._clock.sleep(LOOK_S)

@@ -136,12 +136,10 @@ class Stage:
             raise HostError(f"{INTERFACE} has no statistics")
         return found
 
-    def start_agent(self) -> float:
-        """Start an agent in the edge namespace; seconds until it answers on its socket."""
+    def start_agent(self, *program: str) -> float:
+        """Start an agent, by another `program` if need be, in the edge namespace; seconds until it answers on its socket."""
         command = [
-            sys.executable,
-            "-m",
-            "aegis.agent.main",
+            *(program or (sys.executable, "-m", "aegis.agent.main")),
             *("--config", str(self.directory / "agent.toml")),
             *("--state-dir", str(self.directory / "state")),
             *("--run-dir", str(self.directory / "run")),

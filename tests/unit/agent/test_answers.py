@@ -103,8 +103,11 @@ def test_the_gateway_part_has_a_reason_for_each_absent_value() -> None:
 
 def test_the_link_is_a_row_of_doctor_where_there_is_to_be_one() -> None:
     assert link_features(link_status(LinkState.UNCONFIGURED)) == ()
-    (row,) = link_features(link_status(LinkState.CONNECTED))
+    (row,) = link_features(link_status(LinkState.CONNECTED, up=True))
     assert (row.name, row.state) == ("gateway", "degraded")
+    (row,) = link_features(link_status(LinkState.REGISTERING, reason="not written down", up=True))
+    assert (row.state, row.reason) == ("degraded", "not written down")
+    assert "records wait" not in row.effect
     (row,) = link_features(link_status(LinkState.BACKOFF, reason="nobody there"))
     assert (row.state, row.reason) == ("missing", "nobody there")
     (row,) = link_features(link_status(LinkState.CONNECTING))

@@ -14,9 +14,8 @@ from aegis.agent import commands
 from aegis.agent.commands import LINK, Commands
 from aegis.agent.held_off import Interrupted
 from aegis.agent.link.unsaid import Reply
-from aegis.errors import ConfigError, ModuleUnknown, PolicyNotFound, PolicyUnenforceable
+from aegis.errors import ConfigError, ModuleUnknown, PolicyNotEnforced, PolicyNotFound, PolicyUnenforceable
 from aegis.model.module import ModuleState, ModuleStatus
-from aegis.model.policy import AppliedPolicy
 from aegis.protocol.agent_happenings import Order
 from aegis.runtime import log as logging
 from aegis.runtime.clock import SystemClock
@@ -24,9 +23,8 @@ from aegis.runtime.config import Setting
 from aegis.runtime.counters import balanced
 
 
-def applied(name: str) -> AppliedPolicy:
-    values: dict[str, Any] = dict.fromkeys(AppliedPolicy.__struct_fields__, 0)
-    return AppliedPolicy(**values | {"name": name, "origin": "gateway"})
+def applied(name: str, state: str = "enforced") -> dict[str, Any]:
+    return {"policy": name, "origin": "gateway", "state": state}
 
 
 class Host:
@@ -73,19 +71,22 @@ class Host:
     def options(self, name: str) -> list[Setting]:
         return [Setting(path=f"modules.{name}.interval_s", value=5.0, origin="default")]
 
-    def apply(self, document: bytes, name: str = "", *, origin: str = "local") -> AppliedPolicy:
+    def apply(self, document: bytes, name: str = "", *, origin: str = "local") -> dict[str, Any]:
         if b"impossible" in document:
             raise PolicyUnenforceable("spec.egress[0]", "no kernel can")
         self.done.append(("apply", document, origin))
+        if b"nowhere" in document:
+            kept = applied("p", "not_enforced")
+            raise PolicyNotEnforced("p", "kept, and not in force: no interface", partly=False, policy=kept)
         return applied("p")
 
-    def remove(self, name: str, *, origin: str | None = None) -> AppliedPolicy:
+    def remove(self, name: str, *, origin: str | None = None) -> dict[str, Any]:
         if name != "p":
             raise PolicyNotFound(name, "no policy of this name is applied")
         self.done.append(("remove", name, origin))
         return applied(name)
 
-    def list(self) -> tuple[AppliedPolicy, ...]:
+    def list(self) -> tuple[dict[str, Any], ...]:
         return (applied("p"),)
 
 
@@ -191,6 +192,19 @@ async def test_orders_nobody_signed_are_refused_unless_the_option_takes_them(
         one.send("2", kind, **members)
         assert (await one.answered(2)).ok
         assert len(one.host.done) == 1
+
+
+async def test_a_policy_that_is_kept_and_enforced_nowhere_is_no_success() -> None:
+    async with bench() as one:
+        one.send("1", "apply_policy", channel="policies", document={"nowhere": 1})
+        reply = await one.answered()
+        assert (reply.ok, reply.code, reply.policy) == (False, "policy_not_enforced", True)
+        assert "kept, and not in force: no interface" in reply.text
+        assert (reply.state["policy"], reply.state["state"]) == ("p", "not_enforced")
+        one.send("1", "apply_policy", channel="policies", document={"nowhere": 1})
+        assert (await one.answered(2)) == reply  # it was done, and is not done again
+        assert len(one.host.done) == 1
+        assert one.commands.terms()["link.orders"]["failed"] == 1
 
 
 @pytest.mark.parametrize("kind", ["stop_module", "disable_module"])

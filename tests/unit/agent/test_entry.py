@@ -50,6 +50,18 @@ def test_a_parent_that_ignored_it_does_not_make_it_deaf() -> None:
     assert (ended.returncode, ended.stdout, ended.stderr) == (0, "1\n", "")
 
 
+def test_what_came_while_it_was_held_back_is_counted_and_nothing_stays_blocked() -> None:
+    script = "print(e.SIGNALS.stops, signal.pthread_sigmask(signal.SIG_BLOCK, ()))"
+    held = (
+        "import os, signal, sys; signal.pthread_sigmask(signal.SIG_BLOCK, {2, 15})\n"
+        f"[os.kill(os.getpid(), s) for s in (2, 15)]; os.execv(sys.executable, ['p', '-c', {SOURCE + script!r}])"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", held], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert (ended.returncode, ended.stdout, ended.stderr) == (0, "2 set()\n", "")
+
+
 def test_the_last_resort_leaves_with_zero_after_its_release_and_says_where_it_hung() -> None:
     script = (
         "e.LAST_RESORT_S = 0.05\ne.SIGNALS.before_last_resort = lambda: print('released', flush=True) or True\n"

@@ -33,6 +33,19 @@ def test_version_and_help() -> None:
     assert all(flag in shown.stdout for flag in FLAGS)
 
 
+def test_it_is_found_by_its_name_however_it_was_started() -> None:
+    script = (
+        "import aegis.agent.main as m, atexit; atexit.register(lambda: print(open('/proc/self/comm').read()))"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", f"{script}\nm.main(['--version'])"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ended.stdout.splitlines()[1] == "aegis-agent"
+
+
 @pytest.mark.parametrize("wrong", ["--nonsense", "--config", "--conf", "argument", "--gateway-url"])
 def test_wrong_usage(wrong: str) -> None:
     ended = agent(wrong)

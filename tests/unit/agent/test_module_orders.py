@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from aegis.agent.module_orders import ORDERS, ModuleOrders
-from aegis.errors import ConfigError, ModuleUnknown, StorageError
+from aegis.errors import ConfigError, ModuleDisabled, ModuleUnknown, StorageError
+from aegis.model.module import ModuleState, ModuleStatus
 
 
 class Told:
@@ -18,13 +19,14 @@ class Told:
     def __init__(self) -> None:
         self.calls: list[Any] = []
         self.fails: type[Exception] | None = None
+        self.state = ModuleState.RUNNING
 
-    def status(self, name: str) -> str:
+    def status(self, name: str) -> ModuleStatus:
         if name != "telemetry":
             raise ModuleUnknown(f"there is no module {name}")
-        return f"{name} is"
+        return ModuleStatus(name=name, state=self.state, reason="by configuration", since_ns=0, restarts=0)
 
-    def statuses(self) -> tuple[str, ...]:
+    def statuses(self) -> tuple[ModuleStatus, ...]:
         return (self.status("telemetry"),)
 
     def __getattr__(self, order: str) -> Any:
@@ -74,6 +76,21 @@ async def test_what_is_to_last_is_remembered_before_it_is_done(told: Told) -> No
     ]
 
 
+async def test_a_disabled_module_is_started_by_enable_alone(told: Told) -> None:
+    told.state = ModuleState.DISABLED
+    one = orders(told)
+    with pytest.raises(ModuleDisabled, match="telemetry is disabled \\(by configuration\\)") as refused:
+        await one.give("start", "telemetry")
+    assert "enable" in str(refused.value.hint)
+    stopped = await one.give(
+        "stop", "telemetry"
+    )  # and stays disabled, or the next start would find it stopped
+    assert stopped.state is ModuleState.DISABLED
+    assert told.calls == []
+    await one.give("enable", "telemetry")
+    assert told.calls == [("remember", "telemetry", True), ("enable", "telemetry")]
+
+
 async def test_what_cannot_be_remembered_is_not_done(told: Told) -> None:
     told.fails = StorageError
     with pytest.raises(StorageError):
@@ -105,4 +122,5 @@ async def test_options_are_a_modules_own(told: Told) -> None:
 
 
 def test_what_is_true_is_the_supervisors_word(told: Told) -> None:
-    assert (orders(told).status("telemetry"), orders(told).statuses()) == ("telemetry is", ("telemetry is",))
+    assert orders(told).status("telemetry") == told.status("telemetry")
+    assert orders(told).statuses() == told.statuses()

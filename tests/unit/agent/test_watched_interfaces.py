@@ -66,7 +66,11 @@ def test_what_is_not_watched_is_told_in_one_condition_until_it_is() -> None:
     assert told.code == "interface_unattached"
     assert told.text.startswith("there is no absent; interface 1: ")
     assert told.hint == "start the agent with CAP_NET_ADMIN"
+    ((name, why),) = interfaces.unattached
+    assert (name, interfaces.absent) == ("a", ("absent",))
+    assert "Operation not permitted" in why
     interfaces.tell_about((), {})
+    assert (interfaces.unattached, interfaces.absent) == ((), ("a", "absent"))
     assert {one.code for one in conditions.all()} == {"no_interface"}
     watched(None, None, conditions).tell_about(links("a"), {})  # type: ignore[arg-type]
     assert conditions.all() == ()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -11,7 +12,8 @@ import pytest
 from aegis.agent import interface_feature
 from aegis.agent.answers import Answers
 from aegis.cli import doctor
-from aegis.kernel import features
+from aegis.errors import ConfigError
+from aegis.kernel import features, type_information
 from aegis.kernel.features import Feature
 from aegis.model.link import LinkState
 
@@ -27,7 +29,7 @@ def without_time(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def test_local_rows_are_as_the_agents(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(features, "probe_all", lambda: FOUND)
+    monkeypatch.setattr(features, "probe_all", lambda *_, **__: FOUND)
     monkeypatch.setattr(interface_feature, "of_host", lambda _: WATCHED)
     monkeypatch.setattr(interface_feature, "of_agent", lambda *_: WATCHED)
     agent = SimpleNamespace(
@@ -42,3 +44,27 @@ def test_local_rows_are_as_the_agents(monkeypatch: pytest.MonkeyPatch) -> None:
     told = cast("list[dict[str, Any]]", asyncio.run(Answers(cast("Any", agent)).doctor({})))
     assert without_time(doctor.local_rows()) == without_time(told)
     assert [row["feature"] for row in told] == ["bpf", "tcx", "interfaces"]
+
+
+def test_without_an_agent_what_is_configured_is_looked_at(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(interface_feature, "of_host", lambda _: WATCHED)
+    file = tmp_path / "agent.toml"
+    file.write_text(f'[kernel]\nbtf = "{tmp_path}/btf"\ncgroup_root = "{tmp_path}"\n')
+    rows = {row["feature"]: row for row in doctor.local_rows(file)}
+    assert rows["btf"]["state"] != "ok"
+    assert f"{tmp_path}/btf: No such file" in rows["btf"]["reason"]
+    assert rows["cgroup2"]["source"] == str(tmp_path)
+    with pytest.raises(ConfigError):
+        doctor.local_rows(tmp_path / "absent.toml")
+
+
+def test_a_broken_configuration_is_told_and_the_defaults_are_looked_at(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(interface_feature, "of_host", lambda _: WATCHED)
+    monkeypatch.setenv("AEGIS_KERNEL__BTF", "")
+    rows = {row["feature"]: row for row in doctor.local_rows()}
+    assert rows["btf"]["source"] == type_information.VMLINUX
+    assert "AEGIS_KERNEL__BTF: kernel.btf: must name a path" in capsys.readouterr().err

@@ -19,7 +19,13 @@ ITEM: dict[str, Any] = {
         "insecure_v1": True,
         "reason": f"no {EVIL}",
     },
-    "enforcement": {"state": "active", "interfaces": ["eth0"]},
+    "enforcement": {
+        "state": "enforcing",
+        "generation": 3,
+        "mode": "enforce",
+        "interfaces": ["eth0"],
+        "reason": f"not judged: eth1: {EVIL}",
+    },
     "resources": {},
     "modules": [],
     "losses": {"ring": {"ring_full": 3}},
@@ -35,5 +41,9 @@ def test_no_words_of_a_stranger_reach_the_terminal_as_they_are(monkeypatch: pyte
     assert all(line.isprintable() for line in lines)
     shown = "\\x1b]0;gone\\x07\\x9b2J"
     assert f"gateway      refused  ws://gw  v1, insecure  no {shown}" in lines
+    assert (
+        f"enforcement  enforcing  generation 3  mode enforce  interfaces eth0  not judged: eth1: {shown}"
+        in lines
+    )
     assert lines[-3:] == ["Conditions:", f"  gateway_refused: said {shown}", f"    hint: look {shown}"]
     assert "  ring: 3 ring_full" in lines

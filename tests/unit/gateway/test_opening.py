@@ -111,3 +111,22 @@ def test_it_takes_nothing_that_the_library_does_not() -> None:
 def test_a_value_that_ends_badly_costs_no_more_than_its_length() -> None:
     data = GOOD[:-4] + b"\r\nX-A: " + b"a " * 3900 + b"\x00\r\n\r\n"
     assert opening.read(data) is None
+
+
+@pytest.mark.parametrize(
+    ("data", "found"),
+    [
+        (b"POST /a?b=1 HTTP/1.1\r\nHost: h\r\n\r\n", ("POST", "/a?b=1")),
+        (b"POST /a HTTP/1.1\r\nHost:h\r\nX:\r\n\r\n\0\xff body", ("POST", "/a")),
+        (b"DELETE * HTTP/1.1\r\nHost: h\r\n\r\n", ("DELETE", "*")),
+        (b"POST /a HTTP/1.1\r\nHost: h\r\n", None),  # not whole
+        (b"POST /a HTTP/1.0\r\nHost: h\r\n\r\n", None),
+        (b"POST /a HTTP/1.1\r\n\r\n", None),
+        (b"POST /a HTTP/1.1\r\nHost h\r\n\r\n", None),
+        (b"POST /a HTTP/1.1\r\nX: " + b"x" * 9000 + b"\r\n\r\n", None),
+        (b"HEAD /a HTTP/1.1\r\nHost: h\r\n\r\n", None),
+        (GOOD, None),
+    ],
+)
+def test_a_request_that_can_be_no_upgrade(data: bytes, found: tuple[str, str] | None) -> None:
+    assert opening.other(data) == found

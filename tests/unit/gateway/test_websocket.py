@@ -143,6 +143,31 @@ async def test_plain_paths(
     assert headers["content-type"] == "text/plain; charset=utf-8"
 
 
+@pytest.mark.parametrize(
+    ("target", "status", "text"),
+    [
+        ("/agents/register/init", 404, f"{answers.NOT_REGISTERED_HERE}\n"),
+        ("/agents/register/complete?x=1", 404, f"{answers.NOT_REGISTERED_HERE}\n"),
+        ("/agents/register/other", 404, "404 page not found\n"),
+        ("/health", 405, "Method Not Allowed\n"),
+        ("/ws/agent", 405, "Method Not Allowed\n"),
+    ],
+)
+@pytest.mark.parametrize("size", [2, 4096, 200_000])
+async def test_a_request_with_a_body_is_told_what_is_not_here(
+    start: Callable[..., Any], target: str, status: int, text: str, size: int
+) -> None:
+    gateway = await start()
+    head = f"POST {target} HTTP/1.1\r\nHost: h\r\nContent-Type:application/json\r\nContent-Length: {size}\r\n\r\n"
+    made = await raw(gateway, head.encode())
+    made.send(b"x" * size)
+    got, headers, body = await made.response()
+    assert (got, body.decode()) == (status, text)
+    assert headers["content-type"] == "text/plain; charset=utf-8"
+    await ended(made)
+    assert (await asked(gateway, request("/healthz")))[0] == 200
+
+
 # The upgrade
 
 

@@ -13,6 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from aegis.errors import HostError
+from aegis.host import cgroups
 from aegis.host.metrics import BY_NAME, METRICS
 from aegis.host.reader import SLOW_GROUPS, Host
 from aegis.model.process import Cgroup
@@ -21,6 +22,15 @@ from tests.support import hosttree
 from tests.support.world import World
 
 Make = Callable[[Path], Host]
+
+
+REAL = cgroups.expect_hierarchy
+
+
+@pytest.fixture(autouse=True)
+def any_directory_is_a_hierarchy(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The trees of these tests are on no cgroup v2 file system."""
+    monkeypatch.setattr(cgroups, "expect_hierarchy", lambda _directory: None)
 
 
 @pytest.fixture
@@ -204,6 +214,17 @@ def test_a_root_inside_of_the_hierarchy_gives_the_same_paths(world: World) -> No
     assert getattr(found, "path", None) == f"/{world.cgroup.name}/tester.service"
     process = host.process(os.getpid())
     assert isinstance(getattr(process, "cgroup", None), Cgroup)
+
+
+def test_a_root_that_is_no_hierarchy_is_never_walked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cgroups, "expect_hierarchy", REAL)
+    monkeypatch.setattr(cgroups.Cgroups, "walk", lambda _: pytest.fail("walked"))
+    host = Host(wall_ns=lambda: 1, monotonic_ns=lambda: 0, cgroup_root=str(tmp_path))
+    with pytest.raises(HostError, match="not on a cgroup v2 file system") as caught:
+        host.cgroup(7)
+    assert "--cgroup-root" in (caught.value.hint or "")
+    process = host.process(os.getpid())
+    assert "cgroup v2" in getattr(getattr(process, "cgroup", None), "reason", "")
 
 
 def test_without_a_cgroup_hierarchy_processes_say_so(tmp_path: Path) -> None:

@@ -5,8 +5,16 @@ from pathlib import Path
 import pytest
 
 from aegis.errors import FeatureUnsupported
-from aegis.kernel import features
-from aegis.kernel.features import TABLE, Scope, describe_others, probe_all, probe_btf, probe_cgroup2
+from aegis.kernel import features, type_information
+from aegis.kernel.features import (
+    TABLE,
+    Scope,
+    describe_others,
+    probe_all,
+    probe_btf,
+    probe_cgroup,
+    probe_cgroup2,
+)
 from aegis.kernel.tc import Direction, OtherProgram
 
 
@@ -35,11 +43,13 @@ def test_an_error_of_a_probe_is_an_answer(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_paths_that_are_not_what_they_should_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(features, "VMLINUX", str(tmp_path / "absent"))
+    monkeypatch.setattr(type_information, "VMLINUX", str(tmp_path / "absent"))
     scope = Scope(btf=None, pin_dir=tmp_path, cgroup_root=tmp_path)
     assert probe_btf(scope).state == "missing"
     assert "No such file" in probe_btf(scope).reason
-    assert probe_cgroup2(scope).state == "missing"
+    assert probe_cgroup2(scope).reason == f"{tmp_path} is not a cgroup v2 hierarchy"
+    assert "--cgroup-root" in probe_cgroup2(scope).hint
+    assert probe_cgroup(scope).reason == probe_cgroup2(scope).reason
 
 
 def test_programs_of_others_are_one_line() -> None:
@@ -51,3 +61,31 @@ def test_programs_of_others_are_one_line() -> None:
     assert found.reason == "ingress of interface 3: cil_from_netdev (id 31)"
     assert found.effect
     assert found.hint
+
+
+def test_a_btf_file_that_is_none_is_named_though_the_kernel_has_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = tmp_path / "own"
+    own.write_bytes(b"\x9f\xeb\x01\x00")
+    monkeypatch.setattr(type_information, "VMLINUX", str(own))
+    names = frozenset({"btf"})
+    (found,) = probe_all(tmp_path / "given", names=names)
+    assert (found.state, found.source) == ("degraded", f"{tmp_path}/given")
+    assert found.reason == f"{tmp_path}/given: No such file or directory"
+    assert str(own) in found.effect
+    assert "--btf" in found.hint
+    own.unlink()
+    (found,) = probe_all(tmp_path / "given", names=names)
+    assert found.state == "missing"
+    assert f"{tmp_path}/given" in found.reason
+    assert str(own) in found.reason
+
+
+def test_what_forbids_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(features, "effective_capabilities", lambda: 1 << 39)
+    assert features.lacking_capabilities() == ("CAP_PERFMON", "CAP_NET_ADMIN")
+    assert features.why_not_permitted() == "without CAP_PERFMON, CAP_NET_ADMIN"
+    monkeypatch.setattr(features, "effective_capabilities", lambda: 1 << 21 | 1 << 12)
+    assert features.lacking_capabilities() == ()
+    assert "no capability is missing" in features.why_not_permitted()

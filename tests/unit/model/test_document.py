@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from aegis.errors import PolicyInvalid
 from aegis.model.document import Items, Mapping, Node, Scalar, parse_tree
@@ -80,9 +82,16 @@ def test_plain_scalars_mean_what_they_look_like(text: str, value: object) -> Non
         ("? [a]\n: x\n", "document", 1, "key"),
         ("a: [1\n", "document", 2, "neither YAML nor JSON"),
         ("a: 1\n---\nb: 2\n", "document", 2, "more than one"),
-        ("", "document", None, "empty"),
-        ("# only a comment\n", "document", None, "empty"),
-        ("a: \x01\n", "document", None, "neither YAML nor JSON"),
+        ("", "document", 1, "empty"),
+        ("# only a comment\n", "document", 1, "empty"),
+        (
+            "a: \x01\n",
+            "document",
+            1,
+            "neither YAML nor JSON: control characters are not allowed (#x01 at byte 3)",
+        ),
+        ("a: 1\nb: \u00e9\U0001f600\nc: \x07\n", "document", 3, "(#x07 at byte 18)"),
+        ("\ufeffa: 1\nb: \x07\n", "document", 2, "(#x07 at byte 11)"),
     ],
 )
 def test_what_is_refused(text: str, path: str, line: int | None, said: str) -> None:
@@ -108,6 +117,20 @@ def test_not_utf_8_names_the_line() -> None:
     with pytest.raises(PolicyInvalid, match="UTF-8") as caught:
         parse_tree(b"a: 1\nb: \xff\n")
     assert caught.value.line == 2
+    assert str(caught.value) == "document (line 2): is not UTF-8: invalid start byte (#xff at byte 8)"
+
+
+@given(data=st.binary(min_size=1, max_size=200))
+def test_whatever_the_bytes_are_a_refusal_names_a_line(data: bytes) -> None:
+    refusal = None
+    try:
+        parse_tree(data)
+    except PolicyInvalid as error:
+        refusal = error
+    if refusal is not None:
+        assert refusal.path
+        assert refusal.line is not None
+        assert 1 <= refusal.line <= len(data) + 1
 
 
 def test_a_strange_key_cannot_paint_the_terminal() -> None:

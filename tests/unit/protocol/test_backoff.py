@@ -1,4 +1,4 @@
-"""Full jitter: from zero to the span, the span doubling up to the cap; a hint comes on top."""
+"""Full jitter: from zero to the span, which is what was waited already; a hint comes on top."""
 
 from __future__ import annotations
 
@@ -20,6 +20,23 @@ def test_spans_double_up_to_the_cap() -> None:
     assert backoff.failures == 7
     backoff.reset()
     assert round(backoff.next_s(), 3) == 5
+
+
+def test_who_tried_often_in_a_short_outage_is_back_as_soon_as_the_others() -> None:
+    backoff = Backoff(entropy=constant(25))  # a tenth of the span each time
+    first = [backoff.next_s() for _ in range(9)]
+    assert sum(first) < 5
+    assert max(first) == pytest.approx(5 / 10, rel=0.05)
+    later = [backoff.next_s() for _ in range(60)]
+    assert max(later) == pytest.approx(60 / 10, rel=0.05)
+
+
+def test_a_hint_that_was_waited_counts() -> None:
+    backoff = Backoff(entropy=constant(255))
+    backoff.next_s(20.0)
+    assert backoff.next_s() == pytest.approx(25)
+    backoff.reset()
+    assert backoff.next_s() == pytest.approx(5)
 
 
 def test_no_wait_is_possible_too() -> None:

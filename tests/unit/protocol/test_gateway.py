@@ -414,6 +414,28 @@ def test_no_error_goes_to_a_registered_peer_that_is_not_ours(bad: str | bytes) -
     assert stage.heard() == []
 
 
+def test_nor_for_a_registration_that_is_refused_to_one_that_has_its_own() -> None:
+    """It dies of what is not sealed once its handshake is over, whatever it asked for."""
+    stage = Stage().register()
+    offer = {"registration_id": "x", "nonce": base64.b64encode(bytes(32)).decode(), "server_time": "t"}
+    for frame in (
+        stage.agent.registration(agent_pubkey=DeployedAgent(bytes(32)).key_text),
+        stage.agent.registration(agent_pubkey=None),
+        stage.agent.registration(capabilities="x"),
+        stage.agent.completion(offer),
+        stage.agent.completion(offer, signature=""),
+    ):
+        (code,) = codes(stage.say(frame))
+        assert code in {"registration_refused", "envelope_invalid"}
+        assert stage.heard() == []
+    # One that asks and has none, with its uid in the header or without, waits for an answer.
+    agent = DeployedAgent()
+    agent.uid = "agent-56475aa75463474c"
+    stage = Stage(agent).authenticate()
+    stage.say(agent.registration(agent_pubkey=None))
+    assert error_of(*stage.heard()) == "missing agent_pubkey in registration data"
+
+
 def test_nor_to_one_that_comes_back_with_its_uid_and_is_not_known() -> None:
     agent = DeployedAgent()
     agent.uid = "agent-56475aa75463474c"

@@ -128,3 +128,17 @@ def test_the_option_table_is_sound() -> None:
         assert option.help.endswith(".")
         assert option.default is None or option.problem(option.default) is None
         assert not table.is_table(option.name)
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["agent.state_dir", "agent.run_dir", "kernel.pin_dir", "kernel.btf", "kernel.cgroup_root", "gateway.ca"],
+)
+@pytest.mark.parametrize(("text", "said"), [("", "must name a path"), ("a\0b", "cannot hold NUL")])
+def test_what_can_be_no_path_is_named(path: str, text: str, said: str) -> None:
+    """Taken as a path, an empty text is the directory one happens to be in."""
+    with pytest.raises(ConfigError) as caught:
+        load(Path("/dev/null"), environ={}, flags={path: ("--flag", text)})
+    ((where, origin, sentence),) = caught.value.problems
+    assert (where, origin) == (path, "--flag")
+    assert said in sentence

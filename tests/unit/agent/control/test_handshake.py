@@ -133,3 +133,21 @@ async def test_one_that_goes_on_sending_is_cut(tmp_path: Path) -> None:
         assert len(await ask(good, "echo")) == 2
         del reader
         writer.close()
+
+
+async def test_health_is_asked_on_the_socket_by_any_client_of_http(tmp_path: Path) -> None:
+    async with served(tmp_path) as it, it.connect() as good:
+        for ready, path, status in (
+            (True, "/healthz", "200 OK"),
+            (True, "/readyz", "200 OK"),
+            (False, "/readyz", "503 Service Unavailable"),
+            (False, "/healthz?x=1", "200 OK"),
+        ):
+            it.server._ready = lambda ready=ready: ready
+            line, headers, body = await said_to(
+                it.path, f"GET {path} HTTP/1.1\r\nHost: agent\r\n\r\n".encode()
+            )
+            assert line == f"HTTP/1.1 {status}"
+            assert headers["content-type"].startswith("text/plain")
+            assert body == (b"ok\n" if status == "200 OK" else b"not ready\n")
+        assert len(await ask(good, "echo")) == 2

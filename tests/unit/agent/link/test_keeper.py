@@ -221,33 +221,98 @@ async def test_a_clock_that_is_set_while_the_agent_runs_is_gone_by_again(
     assert len(linked.pauses) == 2  # the refusal of 1970, and the end above: the third was taken at once
 
 
-async def test_a_registration_that_was_not_kept_is_kept_when_there_is_room(
+class Filled:
+    """A disk without room for a registration, until there is; how often it was tried."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.full = True
+        self.tries = 0
+        self._replace = private_file.replace
+        monkeypatch.setattr(private_file, "replace", self._write)
+
+    def _write(self, path: str, content: bytes) -> None:
+        if path.endswith("registration.json"):
+            self.tries += 1
+            if self.full:
+                raise StorageError(f"{path}: No space left on device")
+        self._replace(path, content)
+
+
+async def test_success_is_not_said_before_the_registration_is_on_disk(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    replace = private_file.replace
-    full = [True]
+    disk, gateway = Filled(monkeypatch), SmallGateway()
+    async with serving(gateway) as url:
+        linked = Linked(url, tmp_path, heartbeat_interval_s=0.05)
+        linked.changes = [Change(subject=("module", "a"), state={"name": "a"})]
+        async with linked.kept():
+            await comes(lambda: linked.uplink.up and disk.tries >= 5)
+            status = linked.uplink.status()
+            assert (status.state, linked.uplink.connected) == (LinkState.REGISTERING, False)
+            assert "not written down: " in status.reason
+            assert "No space left" in status.reason
+            assert isinstance(status.authenticated_ns, int)
+            assert linked.codes() == {"registration_not_kept"}
+            # Nothing else waits for it: records, what changes, heartbeats.
+            linked.shelf.put(block(0, 3))
+            await comes(lambda: linked.shelf.acknowledgements and gateway.states and gateway.heartbeats)
+            linked.uplink.tell(Change(subject=("module", "b"), state={"name": "b"}))
+            await comes(lambda: [one["name"] for one in gateway.states] == ["a", "b"])
+            assert all(pause <= keeper.LONGEST_WRITE_S for pause in linked.pauses)
+            assert identity.load(str(tmp_path)).registration(status.url) is None  # type: ignore[union-attr, arg-type]
 
-    def filled(path: str, content: bytes) -> None:
-        if full[0] and path.endswith("registration.json"):
-            raise StorageError("no space")
-        replace(path, content)
+            disk.full = False
+            await comes(lambda: linked.uplink.connected)
+            assert (linked.codes(), linked.uplink.status().reason) == (set(), "")
+            assert linked.uplink.status().authenticated_ns == status.authenticated_ns
+            tries = disk.tries
+            await asyncio.sleep(0.05)
+            assert disk.tries == tries  # once is enough
+        kept = identity.load(str(tmp_path))
+        assert kept is not None
+        assert kept.uid == linked.uplink.status().uid
+        assert (gateway.opened, len(gateway.registrations)) == (1, 1)
 
-    monkeypatch.setattr(private_file, "replace", filled)
-    gateway = SmallGateway()
+
+async def test_a_registration_is_written_down_whatever_becomes_of_the_connection(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    disk, gateway = Filled(monkeypatch), SmallGateway()
     async with serving(gateway) as url:
         linked = Linked(url, tmp_path)
         async with linked.kept():
-            for count in (1, 2):
-                await comes(lambda: gateway.opened == count and linked.uplink.connected)  # noqa: B023
-                assert linked.codes() == {"registration_not_kept"}
-                full[0] = count < 2
-                await gateway.links[0].connection.close(1012)
-                await comes(lambda: gateway.opened > count)  # noqa: B023
+            await comes(lambda: linked.uplink.up)
+            await gateway.links[0].connection.close(1012)
+            await comes(lambda: gateway.opened == 2 and linked.uplink.up)
+            assert linked.uplink.status().state is LinkState.REGISTERING
+            gateway.unavailable = (503, "Maximum connections reached", {"Retry-After": "17"})
+            await gateway.links[0].connection.close(1012)
+            await comes(lambda: linked.uplink.status().state is LinkState.BACKOFF)
+            assert "registration_not_kept" in linked.codes()
+            disk.full = False
+            await comes(lambda: linked.codes() == {"gateway_unreachable"})
+            assert not linked.uplink.connected
+            gateway.unavailable = None
             await comes(lambda: linked.uplink.connected)
-            assert linked.codes() == set()
-    kept = identity.load(str(tmp_path))
-    assert kept is not None
-    assert kept.uid == linked.uplink.status().uid
+        assert len(gateway.registrations) == 1
+        disk.full, tries = True, disk.tries
+        async with Linked(url, tmp_path).kept() as again:  # what is on disk is not written again
+            await comes(lambda: again.uplink.connected)
+        assert disk.tries == tries
+
+
+async def test_nothing_is_written_any_more_once_the_link_is_not_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    disk = Filled(monkeypatch)
+    async with serving(SmallGateway()) as url:
+        linked = Linked(url, tmp_path)
+        async with linked.kept():
+            await comes(lambda: disk.tries >= 2)
+        disk.full, tries = False, disk.tries
+        await asyncio.sleep(0.05)
+        assert disk.tries == tries
+        assert linked.uplink.status().state is LinkState.DISCONNECTED
 
 
 async def test_two_with_one_key_are_told_apart_from_a_gateway_that_is_away(
