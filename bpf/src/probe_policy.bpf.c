@@ -46,8 +46,9 @@ static long ask(__u32 index, void *context)
     question->decision = 0;
     state = aegis_in_force(control);
     if (state)
-        question->decision = aegis_policy_lookup(question->high, question->low, (state & 0x7f) << 32 | question->where,
-                                                 question->mask, question->names);
+        question->decision =
+            aegis_policy_lookup(question->high, question->low, (state & 0x7f) << 32 | question->where,
+                                question->mask, question->names);
     return 0;
 }
 

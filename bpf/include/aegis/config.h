@@ -17,7 +17,7 @@ AEGIS_ASSERT_SIZE(struct aegis_constants, 48)
 
 /* ARRAY[1], mmapable, pinned: read by every packet, written by one 8-byte store each. */
 struct aegis_control {
-    __u64 state; /* policy state word: generation << 8 | trial << 7 | slot; 0: no policy */
+    __u64 state;      /* policy state word: generation << 8 | trial << 7 | slot; 0: no policy */
     __u32 epoch;      /* set by the harvest */
     __u32 management; /* grows by one with each change of the management path */
 };

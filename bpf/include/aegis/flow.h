@@ -36,9 +36,9 @@ enum aegis_flow_mark {
 
 /* Fields of a judgement beside its generation. */
 enum aegis_judged {
-    AEGIS_JUDGED_RULE_MASK = 1048575,  /* bits 0-19: rank of the deciding rule + 1, 0: none */
-    AEGIS_JUDGED_VERDICT_SHIFT = 20,   /* 2 bits: enum aegis_verdict */
-    AEGIS_JUDGED_INITIATOR_SHIFT = 22, /* 1 bit: enum aegis_direction */
+    AEGIS_JUDGED_RULE_MASK = 1048575,   /* bits 0-19: rank of the deciding rule + 1, 0: none */
+    AEGIS_JUDGED_VERDICT_SHIFT = 20,    /* 2 bits: enum aegis_verdict */
+    AEGIS_JUDGED_INITIATOR_SHIFT = 22,  /* 1 bit: enum aegis_direction */
     AEGIS_JUDGED_MANAGEMENT_SHIFT = 23, /* 1 bit: lowest of struct aegis_control's `management` */
     /* 8 bits: 0 where no rule that ends had a say; else how many instants at which rules end had passed, + 1.
      * When more have, the flow is judged again. */

@@ -89,10 +89,10 @@ __noinline __u64 aegis_managed_flow(const struct aegis_flow_key *key, __u32 init
 
     if (!key)
         return 0;
-    return aegis_managed(bpf_be64_to_cpu(*(__u64 *)key->remote), bpf_be64_to_cpu(*(__u64 *)(key->remote + 8)),
-                         aegis_where(0, initiator, key->protocol, key->fragment,
-                                     egress ? key->remote_port : key->local_port),
-                         egress ? key->local_port : key->remote_port);
+    return aegis_managed(
+        bpf_be64_to_cpu(*(__u64 *)key->remote), bpf_be64_to_cpu(*(__u64 *)(key->remote + 8)),
+        aegis_where(0, initiator, key->protocol, key->fragment, egress ? key->remote_port : key->local_port),
+        egress ? key->local_port : key->remote_port);
 }
 
 #endif
