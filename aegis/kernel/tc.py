@@ -13,7 +13,7 @@ from typing import Any, Final, Literal
 
 from aegis.errors import AttachFailed
 from aegis.kernel import abi
-from aegis.kernel.filters import list_filters
+from aegis.kernel.filters import hook_kind, list_filters
 from aegis.kernel.library import checked, failure, messages, open_library
 from aegis.kernel.links import Link
 from aegis.kernel.object import Program, program_info
@@ -100,12 +100,23 @@ def attach_tcx(program: Program, ifindex: int, direction: Direction) -> Link:
 
 
 def attach_clsact(program: Program, ifindex: int, direction: Direction) -> ClsactFilter:
-    """Our filter, made or replaced in one step; the clsact qdisc is made where there is none."""
+    """Our filter, made or replaced in one step; the clsact qdisc is made where there is none.
+
+    Raises AttachFailed where an ingress qdisc has its place: that has no egress, and takes a filter for it all the same.
+    """
     _, lib = open_library()
     result = lib.bpf_tc_hook_create(_hook(ifindex, direction))
     if result not in (0, -errno.EEXIST):
         raise failure(result, "make clsact on", f"interface {ifindex}", AttachFailed)
     messages.kept.clear()
+    if result and (kind := hook_kind(ifindex)) != "clsact":
+        raise AttachFailed(
+            "make clsact on",
+            f"interface {ifindex}",
+            errno.EEXIST,
+            detail=f"its place is taken by a qdisc {kind or 'that is gone by now'}",
+            hint="put a clsact qdisc in its place, which takes the same ingress filters",
+        )
     _put_filter(program, ifindex, direction)
     return ClsactFilter(ifindex, direction, made_qdisc=result == 0)
 

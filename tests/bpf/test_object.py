@@ -11,9 +11,9 @@ import pytest
 from aegis.errors import AbiMismatch, FeatureUnsupported, LoadRejected
 from aegis.kernel import object as bpf_object
 from aegis.kernel.constants import Constants
-from aegis.kernel.features import VMLINUX
 from aegis.kernel.maps import Map
 from aegis.kernel.object import OBJECTS, BpfObject, read_object
+from aegis.kernel.type_information import VMLINUX
 
 pytestmark = pytest.mark.require("root", "bpf")
 

@@ -12,11 +12,12 @@ import pytest
 from aegis.errors import AttachFailed
 from aegis.host.rtnetlink import RouteSocket
 from aegis.kernel import tc
-from aegis.kernel.filters import list_filters
+from aegis.kernel.filters import hook_kind, list_filters
 from aegis.kernel.library import checked, open_library
 from aegis.kernel.links import Link
 from aegis.kernel.object import BpfObject, Program
 from aegis.kernel.tc import ClsactFilter, Direction, Way
+from tests.support.qdisc import place_ingress_qdisc, remove_ingress_qdisc
 from tests.support.world import World
 
 pytestmark = pytest.mark.require("root", "bpf")
@@ -101,6 +102,24 @@ def test_a_clsact_filter_outlives_the_object_and_is_replaced_in_place(probe: Bpf
         second.detach()
         second.detach()
         assert second.program_id() == 0
+        assert tc.destroy_clsact(world.a.index)
+
+
+@pytest.mark.require("clsact")
+@pytest.mark.parametrize("direction", list(Direction))
+def test_an_ingress_qdisc_is_no_clsact(probe: BpfObject, world: World, direction: Direction) -> None:
+    """It has the same handle, and takes an egress filter among its ingress ones, where that sees the wrong packets."""
+    with world.a.entered(), RouteSocket() as netlink:
+        place_ingress_qdisc(netlink, world.a.index)
+        assert hook_kind(world.a.index) == "ingress"
+        with pytest.raises(AttachFailed, match="its place is taken by a qdisc ingress") as refused:
+            tc.attach_clsact(probe.program("probe_tc_drop"), world.a.index, direction)
+        assert refused.value.errno == errno.EEXIST
+        remove_ingress_qdisc(netlink, world.a.index)
+        assert hook_kind(world.a.index) == ""
+        hook = tc.attach_clsact(probe.program("probe_tc_drop"), world.a.index, direction)
+        assert hook_kind(world.a.index) == "clsact"
+        hook.detach()
         assert tc.destroy_clsact(world.a.index)
 
 

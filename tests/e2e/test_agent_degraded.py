@@ -11,6 +11,7 @@ import pytest
 
 from aegis.cli.client import AgentError
 from tests.support.agent import RunningAgent
+from tests.support.qdisc import place_ingress_qdisc, remove_ingress_qdisc
 from tests.support.world import World
 
 POLICY = (
@@ -189,6 +190,34 @@ def test_a_policy_is_in_force_where_it_is_said_to_be_and_nowhere_else(world: Wor
             netlink.delete("later0")
     finally:
         assert agent.stop() == 0
+    assert "Traceback" not in agent.log.read_text()
+
+
+def test_an_interface_that_refuses_the_programs_is_named_by_every_answer(world: World) -> None:
+    agent = RunningAgent(world, world.a, "agent", "[kernel]\nhook = 'clsact'\n", ())
+    agent.command += ["--interface", "taken0"]
+    with world.a.netlink() as netlink:
+        netlink.add_bridge("taken0")
+        netlink.set_up("taken0")
+        index = netlink.link("taken0").index
+        place_ingress_qdisc(netlink, index)
+        agent.start()
+        try:
+            expected = "in force, but not everywhere: not judged: taken0: "
+            with pytest.raises(AgentError, match=expected) as refused:
+                agent.apply(POLICY)
+            assert refused.value.code == "policy_partly_enforced"
+            (kept,) = agent.ask("policy.list")
+            assert (kept["state"], kept["interfaces"]) == ("partly_enforced", [world.a.interface])
+            enforcement = agent.ask("status")[0]["enforcement"]
+            assert enforcement["state"] == "observing"
+            assert [one["interface"] for one in enforcement["unattached"]] == ["taken0"]
+            assert "not judged: taken0: " in enforcement["reason"]
+            remove_ingress_qdisc(netlink, index)
+            assert agent.apply(POLICY)["state"] == "enforced"  # tried again before the answer
+        finally:
+            assert agent.stop() == 0
+            netlink.delete("taken0")
     assert "Traceback" not in agent.log.read_text()
 
 
