@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from typing import Any, Final
+
+import msgspec
 
 from aegis.agent.answers import module_item, policy_item, setting_item
 from aegis.agent.held_off import Interrupted
@@ -44,6 +47,7 @@ LINK = "websocket_communication"
 ORIGIN = "gateway"
 MOST_WAITING = 64  # orders that may be under way or wait for another of the same module
 MOST_REMEMBERED = 256  # answers, so that a repeated order is not done again
+ANY_PRINT: Final = b""  # of an order that another agent before this one took: which it was is not known
 STAGE = "link.orders"
 IDENTITY = "received = done + failed + refused + repeated + under_way"
 READINGS = (ListModules, GetModuleStatus, ListPolicies)
@@ -92,17 +96,22 @@ class Commands:
         self._clock = clock
         self._log = log
         self._locks: dict[str, asyncio.Lock] = {}
-        self._under_way: dict[str, Command] = {}
-        self._answered: OrderedDict[str, Reply] = OrderedDict()
+        self._under_way: dict[str, tuple[Command, bytes]] = {}  # with their prints
+        self._answered: OrderedDict[str, tuple[Reply, bytes]] = OrderedDict()
         self._waiting = 0
         self._counts = dict.fromkeys(("received", "done", "failed", "refused", "repeated"), 0)
 
     def take(self, received: Received) -> None:
-        """Begin an order. A repeated one is answered as before, or by the one that is still under way."""
+        """Begin an order. A repeated one is answered as before, or by the one that is still under way.
+
+        Another order with the id of such a one is refused: that answer says nothing of it.
+        """
         self._counts["received"] += 1
-        identity = received.command_id
-        before = self._answered.get(identity)
-        if before is not None or identity in self._under_way:
+        identity, own = received.command_id, _print(received)
+        before, known = self._answered.get(identity, (None, None))
+        if known is None and identity in self._under_way:
+            known = self._under_way[identity][1]
+        if known in (own, ANY_PRINT):
             self._counts["repeated"] += 1
             if before is not None:
                 self._answer(before)
@@ -113,18 +122,20 @@ class Commands:
                 received.channel, received.body, wall_s=self._clock.wall_ns() // 1_000_000_000
             )
             policy = orders.is_policy(command)
+            if known is not None:
+                raise OrderInvalid(
+                    f"another order had the id {identity}", hint="each order has an id of its own"
+                )
             self._judge(command)
         except AegisError as error:
             self._counts["refused"] += 1
-            self._refuse(
-                identity, error, policy=policy, remembered=False
-            )  # it may come again when it is taken
+            self._refuse(identity, error, None, policy=policy)  # it may come again when it is taken
             return
         self._log.info("order of the gateway", order=type(command).__name__, command_id=identity)
         if identity:
-            self._under_way[identity] = command
+            self._under_way[identity] = command, own
         self._waiting += 1
-        self._group.create_task(self._carry_out(identity, command), name=f"order {identity}")
+        self._group.create_task(self._carry_out(identity, command, own), name=f"order {identity}")
 
     def terms(self) -> Mapping[str, Mapping[str, int]]:
         """The terms of `IDENTITY`. `refused` ones were not begun."""
@@ -138,7 +149,7 @@ class Commands:
                 module=getattr(command, "module_id", ""),
                 policy=orders.is_policy(command),
             )
-            for identity, command in list(self._under_way.items())
+            for identity, (command, _) in list(self._under_way.items())
         ]
 
     def answer(self, replies: Iterable[Reply]) -> None:
@@ -147,7 +158,7 @@ class Commands:
             self._log.warning(
                 "order interrupted", command_id=reply.in_reply_to, code=reply.code, text=reply.text
             )
-            self._reply(reply)
+            self._reply(reply, ANY_PRINT)
 
     def _judge(self, command: Command) -> None:
         """Raises the reason why this order is not carried out."""
@@ -167,7 +178,7 @@ class Commands:
         if name is not None:
             self._modules.status(name)  # ModuleUnknown: a name nobody knows gets no lock
 
-    async def _carry_out(self, identity: str, command: Command) -> None:
+    async def _carry_out(self, identity: str, command: Command, own: bytes) -> None:
         policy = orders.is_policy(command)
         lock = self._locks.setdefault(getattr(command, "module_id", ""), asyncio.Lock())
         done = False
@@ -177,18 +188,18 @@ class Commands:
             done = code == ""
             reply = Reply(in_reply_to=identity, ok=done, code=code, text=text, state=state, policy=policy)
         except AegisError as error:
-            self._refuse(identity, error, policy=policy)
+            self._refuse(identity, error, own, policy=policy)
             return
         except Exception as error:  # noqa: BLE001  a bug of ours in one order is that order's answer and a log line
             self._log.error("order failed", order=type(command).__name__, error=repr(error))
-            self._refuse(identity, AegisError(f"{type(error).__name__}: {error}"), policy=policy)
+            self._refuse(identity, AegisError(f"{type(error).__name__}: {error}"), own, policy=policy)
             return
         finally:
             self._waiting -= 1
             self._under_way.pop(identity, None)
             self._counts["done" if done else "failed"] += 1
         self._log.info("order answered", command_id=identity, ok=reply.ok, text=reply.text)
-        self._reply(reply)
+        self._reply(reply, own)
 
     async def _do(self, command: Command) -> tuple[str, str, Any]:
         """Carry it out: the code (empty where it went well), a sentence, and how things stand now."""
@@ -218,19 +229,29 @@ class Commands:
                 return _outcome(order, await self._modules.give(order, command.module_id))
         raise OrderInvalid(f"{type(command).__name__} is not carried out here")
 
-    def _refuse(self, identity: str, error: AegisError, *, policy: bool, remembered: bool = True) -> None:
+    def _refuse(self, identity: str, error: AegisError, own: bytes | None, *, policy: bool) -> None:
         self._log.warning("order refused", command_id=identity, code=error.code, text=str(error))
         text = f"{error} ({error.hint})" if error.hint else str(error)
         state = policy_item(error.policy) if isinstance(error, PolicyNotEnforced) else None
         reply = Reply(in_reply_to=identity, ok=False, code=error.code, text=text, state=state, policy=policy)
-        self._reply(reply, remembered=remembered)
+        self._reply(reply, own)
 
-    def _reply(self, reply: Reply, *, remembered: bool = True) -> None:
-        if remembered and reply.in_reply_to:
-            self._answered[reply.in_reply_to] = reply
+    def _reply(self, reply: Reply, own: bytes | None) -> None:
+        """With the order's print it is the answer to a repetition; without, the order may come again."""
+        if own is not None and reply.in_reply_to:
+            self._answered[reply.in_reply_to] = reply, own
             while len(self._answered) > MOST_REMEMBERED:
                 self._answered.popitem(last=False)
         self._answer(reply)
+
+
+def _print(received: Received) -> bytes:
+    """The same for what comes twice; who sends again writes a new time of sending into it."""
+    if not received.command_id:
+        return ANY_PRINT
+    body = {name: value for name, value in received.body.items() if name != "timestamp"}
+    told = msgspec.json.encode([received.channel, body], order="sorted")
+    return hashlib.blake2b(told, digest_size=16).digest()
 
 
 def _stands(status: ModuleStatus) -> str:

@@ -11,10 +11,13 @@ import fcntl
 import os
 import stat
 from pathlib import Path
-from typing import Final, Self
+from typing import TYPE_CHECKING, Final, Self
 
 from aegis.errors import KernelError, StorageError
 from aegis.runtime.settings import Settings
+
+if TYPE_CHECKING:
+    from aegis.kernel.pins import PinDirectory
 
 LOCK: Final = "agent.lock"
 SOCKET: Final = "agent.sock"
@@ -29,6 +32,7 @@ class Directories:
         self.state = state
         self.run = run
         self._held: list[_Lock] = []
+        self._pin_directory: PinDirectory | None = None
         self._pins = -1
 
     @classmethod
@@ -60,7 +64,8 @@ class Directories:
         from aegis.kernel.pins import PinDirectory
 
         try:
-            self._pins = PinDirectory(Path(path)).hold()
+            self._pin_directory = PinDirectory(Path(path))
+            self._pins = self._pin_directory.hold()
         except BlockingIOError as error:
             raise StorageError(f"{path}: {IN_USE}", hint="choose another with --pin-dir") from error
         except KernelError:
@@ -76,12 +81,19 @@ class Directories:
             os.unlink(self.socket)
         for lock in self._held:
             lock.unlink()
+        self._remove_empty_pins()
+
+    def _remove_empty_pins(self) -> None:
+        """A stop before anything was pinned leaves no directory either; one with pins stays."""
+        if self._pin_directory is not None and self._pins >= 0:
+            self._pin_directory.remove_empty()
 
     def close(self) -> None:
         for lock in self._held:
             lock.close()
         self._held.clear()
         if self._pins >= 0:
+            self._remove_empty_pins()
             os.close(self._pins)
             self._pins = -1
 

@@ -18,6 +18,7 @@ from __future__ import annotations
 import faulthandler
 import os
 import signal
+import sys
 from collections.abc import Callable
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
@@ -78,6 +79,17 @@ class Signals:
             signal.signal(number, signal.SIG_IGN)
 
 
+def have_standard_streams() -> None:
+    """Where the parent closed one, the null device takes its number, before a file or a table of the kernel gets it."""
+    for number, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # the lowest free number is this one
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(number, mode, closefd=False))  # noqa: SIM115  for the process's life
+
+
 def _end_in(seconds: float) -> None:
     """The process exits with 1 then, by a thread of C that takes no lock. Nothing but its end cancels that."""
     try:
@@ -104,6 +116,7 @@ def _stderr() -> int:
         return 2
 
 
+have_standard_streams()
 SIGNALS = Signals()
 for _number in (*STOP_SIGNALS, signal.SIGHUP, signal.SIGALRM):
     signal.signal(_number, SIGNALS.take)

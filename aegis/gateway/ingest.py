@@ -135,10 +135,7 @@ class Ingest:
 
         What came behind it of the same sessions goes too: stored, it would move the cursor past what failed.
         """
-        if not self.failing:
-            hint = error.hint if isinstance(error, AegisError) else None
-            self._log.error("the store takes no writes", error=str(error) or repr(error), hint=hint)
-        self.failing = True
+        self.refused(error)
         self._metrics.count("store_failed")
         sessions = {id(each.session): each.session for each in some}
         behind = [each for each in self._waiting if id(each.session) in sessions]
@@ -147,6 +144,13 @@ class Ingest:
             self._release(each)
         for session in sessions.values():
             session.not_stored()
+
+    def refused(self, error: BaseException) -> None:
+        """The data directory did not take a write, whoever's it was: nobody is let in until `probe` finds that it does."""
+        if not self.failing:
+            hint = error.hint if isinstance(error, AegisError) else None
+            self._log.error("the store takes no writes", error=str(error) or repr(error), hint=hint)
+        self.failing = True
 
     def _recovered(self) -> None:
         if self.failing:

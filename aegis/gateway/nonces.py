@@ -79,6 +79,19 @@ class Nonces:
         self._sizes[at] += written
         self._unsaved.append((digest, forget_s))
 
+    def probe(self) -> None:
+        """Whether a record could be kept now; none is. Raises StorageError."""
+        at = self._now
+        try:
+            written = os.write(
+                self._files[at], bytes(_RECORD_BYTES)
+            )  # forgotten since 1970, whoever reads it
+            os.ftruncate(self._files[at], self._sizes[at])
+        except OSError as error:
+            raise StorageError(f"{self._paths[at]}: {error.strerror}") from error
+        if written != _RECORD_BYTES:
+            raise StorageError(f"{self._paths[at]}: no room")
+
     async def save(self) -> None:
         """Those that the store does not have. Raises StorageError; they are kept for the next time then."""
         wall_s = self._clock.wall_ns() // SECOND

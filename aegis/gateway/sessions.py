@@ -277,8 +277,9 @@ class Session:
         hall = self._hall
         try:
             hall.nonces.keep(what.used)
-        except StorageError:
+        except StorageError as error:
             hall.metrics.count("nonce_not_kept")
+            hall.ingest.refused(error)
             self.not_stored()
             return
         agent = hall.agents.of_key(what.key)
@@ -323,6 +324,8 @@ class Session:
             agent = await hall.enrolment.enrol(what.key, what.host_id, what.init, self._core.agent_id)
         except AegisError as error:
             hall.metrics.count("registration_failed")
+            if isinstance(error, StorageError):
+                hall.ingest.refused(error)
             if self._core.phase is not Phase.CLOSED:
                 for each in self._core.registration_failed(str(error), hall.wall_s(), status=503):
                     self._happened(each)

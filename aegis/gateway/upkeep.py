@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Final
 
-from aegis.errors import AegisError
+from aegis.errors import AegisError, StorageError
 from aegis.gateway.agents import AgentTable
 from aegis.gateway.ingest import Ingest
 from aegis.gateway.metrics import Metrics
@@ -52,7 +52,7 @@ class Upkeep:
         while True:
             await self._clock.sleep(NONCES_S)
             beat += 1
-            await self._ingest.probe()
+            await self._look_again()
             await self._try(self._nonces.save)
             self._orders.expire()
             if beat % int(SEEN_S) == 0:
@@ -72,6 +72,16 @@ class Upkeep:
             await self._clock.sleep(_PAUSE_S)
         while await self._store.prune_messages(now_ns - MESSAGE_AGE_NS, most=STEP * 4):
             await self._clock.sleep(_PAUSE_S)
+
+    async def _look_again(self) -> None:
+        """After a write that failed: both places are written to before an agent is let in again."""
+        if not self._ingest.failing:
+            return
+        try:
+            self._nonces.probe()
+        except StorageError:
+            return
+        await self._ingest.probe()
 
     async def _save_seen(self) -> None:
         seen = self._agents.take_unsaved()
@@ -93,5 +103,7 @@ class Upkeep:
         except AegisError as error:
             self._metrics.count("upkeep_failed")
             self._log.warning("upkeep failed", error=str(error))
+            if isinstance(error, StorageError):
+                self._ingest.refused(error)
         except asyncio.CancelledError:
             raise

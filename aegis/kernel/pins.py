@@ -82,6 +82,7 @@ class PinDirectory:
                 fcntl.flock(number, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 with contextlib.suppress(FileNotFoundError):
                     if os.path.samestat(os.fstat(number), os.stat(self.root)):
+                        self._make()  # an agent that ended may have removed some of what is below it
                         return number
             except BlockingIOError:
                 os.close(number)
@@ -200,6 +201,10 @@ class PinDirectory:
     def remove_all(self) -> None:
         """Unpin everything of this ABI and remove the directories, also PIN_DIR when it is empty then."""
         self.clear()
+        self.remove_empty()
+
+    def remove_empty(self) -> None:
+        """Remove the directories while nothing is pinned. Whoever calls it holds the lock."""
         for directory in (self._links, self._maps, self._clsact, self.root, self.base):
             with contextlib.suppress(OSError):
                 directory.rmdir()

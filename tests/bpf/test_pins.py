@@ -49,6 +49,24 @@ def test_one_holder_at_a_time_and_nobody_else_can_open_the_lock(world: World) ->
     pins.remove_all()
 
 
+def test_only_what_is_empty_is_removed_and_a_holder_has_all_directories(world: World) -> None:
+    pins = PinDirectory(world.bpffs / "aegis")
+    held = pins.hold()
+    pins.remove_empty()
+    assert not (world.bpffs / "aegis").exists()
+    os.close(held)
+    held = pins.hold()
+    with BpfObject.open("probe_loader", autoload=set()) as opened:
+        opened.load()
+        pins.put_map(opened.map("probe_counts"))
+    pins.remove_empty()
+    assert (sorted(os.listdir(pins.root)), pins.map_names()) == (["maps"], {"probe_counts"})
+    os.close(held)
+    os.close(pins.hold())
+    assert sorted(os.listdir(pins.root)) == ["clsact", "links", "maps"]
+    pins.remove_all()
+
+
 def test_pins_of_another_user_are_refused(world: World) -> None:
     (world.bpffs / "aegis").mkdir()
     os.chown(world.bpffs / "aegis", 1234, 1234)

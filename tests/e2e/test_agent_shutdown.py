@@ -210,7 +210,7 @@ def left_behind(world: World, agent: RunningAgent) -> dict[str, object]:
     return {
         "packet programs": {way: ids for way, ids in packet.items() if ids},
         "cgroup programs": cgroup_programs(world.cgroup),
-        "pins": sorted(str(path) for path in agent.pins.rglob("*") if path.is_file()),
+        "pins": sorted(str(path) for path in (agent.pins, *agent.pins.rglob("*")) if path.exists()),
         "socket": [path.name for path in Path(agent.socket).parent.iterdir()],
     }
 
@@ -349,6 +349,16 @@ def test_on_stop_detach_takes_the_policy_out(world: World) -> None:
     agent.start()
     agent.apply(POLICY)
     assert agent.stop(signal.SIGINT) == 0
+    assert left_behind(world, agent) == NOTHING
+
+
+def test_a_parent_that_closed_the_standard_streams_gets_a_clean_stop_too(world: World) -> None:
+    agent = RunningAgent(world, world.a, "agent", "", ())
+    agent.command = ["/bin/sh", "-c", 'exec "$@" <&- >&- 2>&-', "sh", *agent.installed]
+    agent.start()
+    agent.apply(POLICY)
+    agent.ask("policy.remove", name="kept")
+    assert agent.stop() == 0
     assert left_behind(world, agent) == NOTHING
 
 

@@ -263,6 +263,29 @@ async def test_a_repeated_order_is_answered_again_and_done_once() -> None:
         assert await one.answered(4) == await one.answered(3)
 
 
+async def test_another_order_with_a_used_id_is_refused_and_not_done() -> None:
+    async with bench() as one:
+        one.host.gate.clear()
+        one.send("1", "stop_module", module_id="telemetry", timestamp=1)
+        one.send("1", "start_module", module_id="telemetry")  # while the first is under way
+        await one.answered()
+        one.host.gate.set()
+        await one.answered(2)
+        one.send("1", "start_module", module_id="telemetry")
+        one.send("1", "list_policies", channel="policies")
+        one.send("1", "stop_module", module_id="telemetry", timestamp=2)
+        await one.answered(5)
+        late, first, other, policies, again = one.replies
+        for refused in (late, other, policies):
+            assert (refused.ok, refused.code) == (False, "order_invalid")
+            assert "another order had the id 1" in refused.text
+        assert policies.policy
+        assert again is first
+        assert first.ok
+        assert one.host.done == [("stop", "telemetry")]
+        assert one.commands.terms()["link.orders"]["refused"] == 3
+
+
 async def test_a_refusal_that_carried_nothing_out_is_judged_anew() -> None:
     async with bench() as one:
         one.unsigned = "refuse"

@@ -10,6 +10,7 @@ import pytest
 from aegis.agent.directories import SOCKET_BYTES, Directories
 from aegis.errors import StorageError
 from aegis.runtime.settings import Settings
+from tests.support.world import World
 
 
 def settings(state: Path, run: Path) -> Settings:
@@ -25,6 +26,15 @@ def test_they_are_made_with_their_modes_and_held(tmp_path: Path) -> None:
             Directories.take(settings(tmp_path / "other", run))
     Directories.take(settings(state, run)).close()
     assert [*state.iterdir(), *run.iterdir()] == []
+
+
+@pytest.mark.require("root", "bpf", "bpffs")
+def test_pins_that_were_never_made_leave_no_directory(world: World) -> None:
+    """A stop between the lock and the first pin."""
+    pins = world.bpffs / "aegis"
+    with Directories.take(settings(world.directory / "state", world.directory / "run"), str(pins)):
+        assert pins.exists()
+    assert not pins.exists()
 
 
 def _umask() -> int:

@@ -154,3 +154,14 @@ def test_it_imports_next_to_nothing() -> None:
     }
     assert "aegis.agent.entry" in out.split()
     assert not heavy & set(out.split())
+
+
+def test_a_stream_that_the_parent_closed_is_the_null_device() -> None:
+    """Else the next file or kernel table gets its number, and is written into."""
+    script = (
+        "import sys; sys.stderr.buffer.write(b'x'); sys.stderr.flush(); sys.stdin.read()\n"
+        "print(*(os.readlink(f'/proc/self/fd/{n}') for n in (0, 2)), os.open('/dev/zero', 0) > 2)"
+    )
+    closed = ["/bin/sh", "-c", 'exec "$@" <&- 2>&-', "sh", sys.executable, "-c", SOURCE + script]
+    ended = subprocess.run(closed, stdout=subprocess.PIPE, text=True, timeout=60, check=False)
+    assert (ended.returncode, ended.stdout) == (0, "/dev/null /dev/null True\n")

@@ -181,3 +181,19 @@ async def test_a_link_in_its_place_is_not_followed(tmp_path: Path) -> None:
     (tmp_path / FILES[0]).symlink_to(tmp_path / "elsewhere")
     with pytest.raises(StorageError, match=FILES[0]):
         await Process(tmp_path, Kept()).begin()
+
+
+async def test_a_probe_says_whether_there_is_room_and_leaves_nothing(tmp_path: Path) -> None:
+    one = await Process(tmp_path, Kept()).begin()
+    one.use("a")
+    before = sizes(tmp_path)
+    one.nonces.probe()
+    assert sizes(tmp_path) == before
+    full, files = os.open("/dev/full", os.O_RDWR), one.nonces._files
+    files[one.nonces._now], kept = full, files[one.nonces._now]
+    with pytest.raises(StorageError, match="No space left"):
+        one.nonces.probe()
+    files[one.nonces._now] = kept
+    os.close(full)
+    two = await Process(tmp_path, Kept()).begin()
+    assert two.used("a") == [True]

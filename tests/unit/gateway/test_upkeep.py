@@ -1,7 +1,10 @@
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from typing import Any
+
+import pytest
 
 from aegis.errors import StorageError
 from aegis.gateway.store.base import Keep
@@ -29,6 +32,31 @@ async def test_last_seen_outlives_the_process(start: Callable[..., Any]) -> None
     seen = gateway.hub.agent(uid).last_seen_ns
     again = await start()
     assert again.hub.agent(uid).last_seen_ns >= seen
+
+
+async def test_a_directory_without_room_lets_nobody_in_and_says_so(
+    start: Callable[..., Any], monkeypatch: Any
+) -> None:
+    gateway = await start()
+    upkeep = upkeep_of(gateway)
+
+    def full(*_: object) -> None:
+        raise StorageError("no room")
+
+    nonces = gateway._hall.nonces
+    monkeypatch.setattr(nonces, "keep", full)
+    monkeypatch.setattr(nonces, "probe", full)
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.5), agent_at(gateway.agent_address, b"u" * 32):
+            pass
+    assert (gateway.ready(), gateway.hub.readiness().checks["store"]) == (False, "failing")
+    await upkeep._look_again()
+    assert not gateway.ready()
+    monkeypatch.undo()
+    await upkeep._look_again()
+    assert gateway.ready()
+    async with agent_at(gateway.agent_address, b"u" * 32):
+        pass
 
 
 async def test_it_prunes_in_steps_until_nothing_is_over(start: Callable[..., Any]) -> None:
