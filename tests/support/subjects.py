@@ -115,13 +115,19 @@ def _compiled() -> tuple[tempfile.TemporaryDirectory[str], Path, Path]:
     return directory, restarter, first
 
 
-@pytest.fixture(scope="session")
-def programs() -> Iterator[tuple[Path, Path]]:
+@contextlib.contextmanager
+def compiled_programs() -> Iterator[tuple[Path, Path]]:
     """The compiled `restarter`, and `first`, whose first instructions connect."""
     directory, restarter, first = _compiled()
     yield restarter, first
     directory.cleanup()
     _compiled.cache_clear()
+
+
+@pytest.fixture(scope="session")
+def programs() -> Iterator[tuple[Path, Path]]:
+    with compiled_programs() as found:
+        yield found
 
 
 @dataclasses.dataclass(frozen=True)
