@@ -24,6 +24,7 @@ PROGRAMS = {
     "subject_cgroup": "tp_subject_mkdir",
     "subject_socket": "cgroup_sock_create_owner",
     "subject_connect": "cgroup_connect4_subject",
+    "subject_sendmsg": "cgroup_sendmsg4_subject",
 }
 RUNS = 300
 ROUNDS = 21
@@ -90,3 +91,8 @@ def _connects(address: str) -> None:
             contextlib.suppress(PermissionError),
         ):
             each.connect((address, 9))
+        with (
+            socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as each,
+            contextlib.suppress(PermissionError),
+        ):
+            each.sendto(b"?", (address, 9))

@@ -45,6 +45,14 @@ SOAKS: dict[str, Soak] = {
             "tests/bpf/test_subject_tables.py",
         ),
     ),
+    "names": Soak(
+        "10,000 resolve-then-connect under default deny, and hostile answers",
+        (
+            "tests/bpf/test_names_live.py",
+            "tests/bpf/test_names_answers.py",
+            "tests/bpf/test_names_policy.py",
+        ),
+    ),
     "ring": Soak("records under wake-up races, none lost or read twice", ("tests/native/test_ringbuf.py",)),
     "workload": Soak(
         "known numbers of execs, connections and packets", ("tests/e2e/test_known_workload.py",)

@@ -14,7 +14,6 @@ from aegis.kernel.links import Link
 from aegis.kernel.names import GRACE_S, Names
 from aegis.kernel.names_limits import describe_names
 from aegis.kernel.names_plan import NamePlan
-from aegis.kernel.names_resolve import look_up
 from aegis.kernel.names_resolvers import Resolvers, find_resolvers
 from aegis.kernel.names_side import NamesSide, learn
 from aegis.kernel.tc import Direction
@@ -118,6 +117,8 @@ class NameRoom:
         plan, names = self._plan, self._names
         if plan is None or names is None or not plan.exact:
             return
+        from aegis.kernel.names_resolve import look_up  # half a megabyte that most hosts never need
+
         found = await asyncio.to_thread(
             look_up, plan.exact, self._resolvers.addresses, lambda: self._boottime_ns() / 1e9
         )

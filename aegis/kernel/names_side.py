@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
 
 from aegis.kernel.names import Names
 from aegis.kernel.names_plan import NamePlan
-from aegis.kernel.names_resolve import Lookup
 from aegis.model.policy import PolicySet
+
+if TYPE_CHECKING:
+    from aegis.kernel.names_resolve import Lookup
 
 
 class NamesSide:

@@ -60,18 +60,32 @@ class Hits:
     bytes: int
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Held:
+    """The table of a slot that was filled here, and how many of its bytes were written."""
+
+    inner: Map
+    written: int
+
+
 def _nothing(_slot: int) -> None:
     """What an image needs beside it: nothing."""
 
 
 class PolicySlots:
-    """Owns its descriptors of the four tables. One writer at a time: the agent."""
+    """Owns its descriptors of the four tables. One writer at a time: the agent.
+
+    The table of one slot that no packet uses any more stays where it is, for the next image: to put a new one there, and to
+    take it away, the kernel waits for an RCU grace period each time.
+    """
 
     def __init__(self, *, images: Map, control: Map, hits: Map, config: Map) -> None:
         """Takes over the maps `aegis_images`, `aegis_control`, `aegis_rule_hits` and `aegis_policy_slots`."""
         self._images, self._control, self._hits, self._config = images, control, hits, config
         self._capacity = hits.max_entries // 2  # ranks it has room for
         self._size = image_bytes_beside(hits.max_entries)
+        self._held: dict[int, _Held] = {}
+        self._spare: int | None = None  # the slot whose table may be written: a grace period ago it was left
         self._memory = control.mmap(writable=True)
         self._word: Any = _system.ffi.from_buffer(self._memory)
 
@@ -149,7 +163,7 @@ class PolicySlots:
             raise MapFull(
                 "fill", "policy image", errno.ENOSPC, detail=f"needs {image.room} bytes, has {self._size}"
             )
-        slot = (old.slot + 1) % abi.POLICY_SLOTS if old.generation else 0
+        slot = self._free_slot({old.slot} if old.generation else set())
         position = Position(generation=generation, slot=slot, trial=deadline_ns > 0)
         put(slot)
         self.fill(slot, image)
@@ -176,7 +190,7 @@ class PolicySlots:
         if trial is None:
             raise MapAccessFailed("confirm", "policy image", errno.ENOENT, detail="nothing is on trial")
         taken = {old.slot, trial.previous.slot} if trial.previous.generation else {old.slot}
-        slot = next(each for each in range(abi.POLICY_SLOTS) if each not in taken)
+        slot = self._free_slot(taken)
         position = Position(generation=old.generation, slot=slot)
         put(slot)
         self.fill(slot, image)
@@ -219,9 +233,35 @@ class PolicySlots:
             others.fill(position.slot, image)
 
     def fill(self, slot: int, image: CompiledImage) -> None:
-        """Put an image into a slot that no packet uses. Raises KernelError."""
-        with contextlib.closing(self._filled(image)) as inner:
-            self._images.update(_key(slot), inner.fd.to_bytes(4, "little"))
+        """Put an image into a slot that no packet uses. Raises KernelError; nothing is in force by it."""
+        held = self._held.pop(slot, None)
+        spare, self._spare = self._spare, None if self._spare == slot else self._spare
+        inner = held.inner if held is not None and spare == slot and self._is_in(slot, held.inner) else None
+        if held is not None and inner is None:
+            held.inner.close()
+        try:
+            if inner is not None and held is not None:
+                self._write(inner, image, held.written)
+            else:
+                inner = self._table()
+                self._write(inner, image, 0)
+                self._images.update(_key(slot), inner.fd.to_bytes(4, "little"))
+        except BaseException:
+            if inner is not None:
+                inner.close()
+            raise
+        self._held[slot] = _Held(inner=inner, written=len(image.data))
+
+    def _is_in(self, slot: int, inner: Map) -> bool:
+        """Whether nobody put another table into the slot meanwhile."""
+        return self._images.lookup(_key(slot)) == inner.id.to_bytes(4, "little")
+
+    def _free_slot(self, taken: set[int]) -> int:
+        """A slot beside these: the one whose table waits, else one with an image that nobody took away, else any."""
+        if self._spare is not None and self._spare not in taken:
+            return self._spare
+        free = [each for each in range(abi.POLICY_SLOTS) if each not in taken]
+        return next((each for each in free if self._images.lookup(_key(each)) is not None), free[0])
 
     def hits(self, rules: tuple[int, ...], generation: int | None = None) -> dict[int, Hits]:
         """What the rules with these ranks have hit since their generation began; all CPUs together.
@@ -241,15 +281,18 @@ class PolicySlots:
 
     def close(self) -> None:
         """Leave; the policy stays with the programs."""
+        for held in self._held.values():
+            held.inner.close()
+        self._held.clear()
         _system.ffi.release(self._word)
         self._memory.close()
         for each in (self._images, self._control, self._hits, self._config):
             each.close()
 
-    def _filled(self, image: CompiledImage) -> Map:
-        """A new inner map that holds the image, read back and compared."""
+    def _table(self) -> Map:
+        """A new inner map, of zeros."""
         _, lib = open_library()
-        inner = Map.create(
+        return Map.create(
             "ARRAY",
             "aegis_image",
             key_size=4,
@@ -257,27 +300,34 @@ class PolicySlots:
             max_entries=1,
             flags=lib.BPF_F_MMAPABLE,
         )
-        try:
-            with contextlib.closing(inner.mmap(writable=True)) as memory:
-                memory[: len(image.data)] = image.data
-            # By a mapping of its own, of the very pages that the kernel will read.
-            if _digest(inner, len(image.data)) != image.digest:
-                raise MapAccessFailed("verify", "policy image", errno.EIO, detail="digest differs")
-        except BaseException:
-            inner.close()
-            raise
-        return inner
+
+    @staticmethod
+    def _write(inner: Map, image: CompiledImage, written: int) -> None:
+        """Put the image where `written` bytes of another may be, read it back and compare. Raises KernelError."""
+        size = len(image.data)
+        with contextlib.closing(inner.mmap(writable=True)) as memory:
+            memory[:size] = image.data
+            if written > size:
+                memory[size:written] = bytes(written - size)
+        # By a mapping of its own, of the very pages that the kernel will read.
+        if _digest(inner, size) != image.digest:
+            raise MapAccessFailed("verify", "policy image", errno.EIO, detail="digest differs")
 
     def _free(self, slots: tuple[int, ...], forget: Callable[[int], None]) -> None:
         """Give images back after every packet that read the old state word is through (an RCU grace period).
 
-        Where that cannot be waited for, it stays until its slot is filled again.
+        The table of one is kept for the next image. Where the wait fails, all stay until their slots are filled again.
         """
         lib = _system.lib
         if lib.aegis_membarrier(lib.MEMBARRIER_CMD_GLOBAL, 0) == 0:
             for slot in slots:
                 with contextlib.suppress(KernelError):
-                    self._images.delete(_key(slot))
+                    if self._spare is None and slot in self._held:
+                        self._spare = slot
+                    elif slot != self._spare:
+                        self._images.delete(_key(slot))
+                        if slot in self._held:
+                            self._held.pop(slot).inner.close()
                     forget(slot)
 
 

@@ -1,7 +1,8 @@
 """A YAML or JSON document as a tree that knows its lines, for readers that must name the place of each mistake.
 
 Less than YAML on purpose: one document, keys are text and unique, no anchors, aliases, merge keys or tags, bounded
-size and depth. Plain scalars mean what YAML 1.2's core schema says (`on`, `0x10`, `010` and `1:30` are text, not
+size and depth. No value of a tree can hold itself, so that the collector of cycles need not know of them: of a large
+document it would look at each again and again. Plain scalars mean what YAML 1.2's core schema says (`on`, `0x10`, `010` and `1:30` are text, not
 values).
 """
 
@@ -14,7 +15,7 @@ import msgspec
 _PLAIN_KEY = re.compile(r"[A-Za-z0-9_./-]{1,60}")
 
 
-class Node(msgspec.Struct, frozen=True, kw_only=True):
+class Node(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """One value of a document and the line on which it begins, from 1."""
 
     line: int
@@ -25,7 +26,7 @@ class Node(msgspec.Struct, frozen=True, kw_only=True):
         raise NotImplementedError
 
 
-class Scalar(Node, frozen=True, kw_only=True):
+class Scalar(Node, frozen=True, kw_only=True, gc=False):
     """`value` is None, a bool, an int, a float (only as the text of one is told apart from text) or a str."""
 
     value: str | int | float | bool | None
@@ -41,7 +42,7 @@ class Scalar(Node, frozen=True, kw_only=True):
         return f"the text {short(self.value)}"
 
 
-class Items(Node, frozen=True, kw_only=True):
+class Items(Node, frozen=True, kw_only=True, gc=False):
     """A list."""
 
     items: tuple[Node, ...]
@@ -51,7 +52,7 @@ class Items(Node, frozen=True, kw_only=True):
         return "a list" if self.items else "an empty list"
 
 
-class Member(msgspec.Struct, frozen=True):
+class Member(msgspec.Struct, frozen=True, gc=False):
     """A key, the line it stands on, and its value."""
 
     key: str
@@ -59,7 +60,7 @@ class Member(msgspec.Struct, frozen=True):
     value: Node
 
 
-class Mapping(Node, frozen=True, kw_only=True):
+class Mapping(Node, frozen=True, kw_only=True, gc=False):
     """Keys and values in the order of the document; no key twice."""
 
     members: tuple[Member, ...]

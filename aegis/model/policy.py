@@ -41,7 +41,7 @@ class Mode(enum.StrEnum):
     ENFORCE = "enforce"
 
 
-class Prefix(msgspec.Struct, frozen=True, order=True):
+class Prefix(msgspec.Struct, frozen=True, order=True, gc=False):
     """A CIDR: `address` is the whole network address as a number, its host bits 0."""
 
     family: int  # 4 or 6
@@ -67,14 +67,14 @@ class Prefix(msgspec.Struct, frozen=True, order=True):
         return self.family == other.family and self.address <= other.address and other.last <= self.last
 
 
-class AddressBlock(msgspec.Struct, frozen=True, kw_only=True):
+class AddressBlock(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """One entry of toCIDRSet or fromCIDRSet: a prefix without the exceptions, which all lie in it."""
 
     cidr: Prefix
     exceptions: tuple[Prefix, ...] = ()
 
 
-class Ports(msgspec.Struct, frozen=True, kw_only=True):
+class Ports(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """One entry of toPorts: `protocol` None is ANY; `first` None is every port, and what has no ports."""
 
     protocol: int | None
@@ -82,14 +82,14 @@ class Ports(msgspec.Struct, frozen=True, kw_only=True):
     last: int | None = None
 
 
-class IcmpType(msgspec.Struct, frozen=True, kw_only=True):
+class IcmpType(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """One entry of icmps: a type of ICMP (family 4) or ICMPv6 (family 6), any code."""
 
     family: int
     type: int
 
 
-class Rule(msgspec.Struct, frozen=True, kw_only=True):
+class Rule(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """One entry of egress, ingress, egressDeny or ingressDeny. `path` is its name: `egressDeny[0]`.
 
     Neither blocks nor names: every peer of both families; never both. Neither ports nor icmps: every service; never both.
@@ -133,7 +133,7 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
         )
 
 
-class RankedRule(msgspec.Struct, frozen=True, kw_only=True):
+class RankedRule(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """A rule in the order that decides: its position in `PolicySet.ranked` is its rank."""
 
     policy: Policy

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime as dt
+import gc
 import re
+from collections.abc import Iterator
 
 from aegis.errors import PolicyError, PolicyInvalid
 from aegis.model.document import Items, Mapping, Node, Scalar, child, parse_tree
@@ -75,6 +78,23 @@ def parse_document(data: bytes) -> Policy:
 
 def examine(data: bytes) -> tuple[Policy | None, tuple[PolicyError, ...]]:
     """The policy, or None and every problem found: first what is invalid, then what cannot be enforced."""
+    with _uncollected():
+        return _examined(data)
+
+
+@contextlib.contextmanager
+def _uncollected() -> Iterator[None]:
+    """No search for cycles: there are none in a tree or a policy, and at 100,000 rules it is three quarters of the time."""
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if collecting:
+            gc.enable()
+
+
+def _examined(data: bytes) -> tuple[Policy | None, tuple[PolicyError, ...]]:
     try:
         root = parse_tree(data)
     except PolicyInvalid as error:

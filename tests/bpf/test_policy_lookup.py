@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-import mmap
 import os
 import random
 import threading
 from collections.abc import Callable, Iterator
-from typing import Any
-from unittest import mock
 
 import pytest
 
-from aegis.kernel.maps import Map
 from aegis.kernel.policy_image import CompiledImage, compile_policies, names_of
 from aegis.kernel.policy_walk import ImageReader
 from aegis.model.flow import Verdict
@@ -195,29 +192,19 @@ def test_a_packet_sees_one_policy_or_the_other(kernel: KernelJudge) -> None:
 
 def test_a_policy_changed_in_place_is_caught(kernel: KernelJudge) -> None:
     """The planted bug: the image in force is overwritten, in two halves."""
-    inner: list[mmap.mmap] = []
-    create = Map.create
-
-    def kept(*arguments: Any, **options: Any) -> Map:
-        made = create(*arguments, **options)
-        inner.append(made.mmap(writable=True))
-        return made
 
     def overwrite(kernel: KernelJudge, image: CompiledImage) -> None:
-        middle = len(image.data) // 2
-        inner[-1][:middle] = image.data[:middle]
-        os.sched_yield()
-        inner[-1][middle : len(image.data)] = image.data[middle:]
-        os.sched_yield()
+        table = kernel.slots._held[kernel.slots.position().slot].inner
+        with contextlib.closing(table.mmap(writable=True)) as inner:
+            middle = len(image.data) // 2
+            inner[:middle] = image.data[:middle]
+            os.sched_yield()
+            inner[middle : len(image.data)] = image.data[middle:]
+            os.sched_yield()
 
-    with mock.patch.object(Map, "create", kept):
-        try:
-            wrong = 0
-            while not wrong:
-                wrong = swapped_under_packets(kernel, overwrite, SWAPS)
-        finally:
-            for each in inner:
-                each.close()
+    wrong = 0
+    while not wrong:
+        wrong = swapped_under_packets(kernel, overwrite, SWAPS)
 
 
 def test_a_state_word_without_an_image_denies() -> None:

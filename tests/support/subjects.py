@@ -17,7 +17,6 @@ from typing import Any
 import msgspec
 import pytest
 
-from aegis.kernel import abi
 from aegis.kernel.datapath import Datapath
 from aegis.kernel.datapath_plan import CORE
 from aegis.kernel.policy_image import compile_policies
@@ -58,7 +57,7 @@ class Judged:
                 policy = msgspec.structs.replace(policy, subject=asked)
             known = known.with_policy(policy)
         before = self.slots.position()
-        slot = (before.slot + 1) % abi.POLICY_SLOTS if before.generation else 0
+        slot = self.slots._free_slot({before.slot} if before.generation else set())
         generation = before.generation + 1
         self.compiled = compile_subjects(known.subjects())
         filled = self.tables.prepare(slot, generation, self.compiled, unknown_denied=unknown_denied)

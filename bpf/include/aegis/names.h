@@ -8,7 +8,7 @@ enum aegis_names_limits {
     AEGIS_NAME_PORT = 53,
     AEGIS_NAME_SLOTS = 4,         /* classes of names that one address can stand for */
     AEGIS_NAME_ADDRESSES = 16384, /* addresses remembered, as built */
-    AEGIS_NAME_QUESTIONS = 4096,  /* questions awaited; the least recent is forgotten */
+    AEGIS_NAME_QUESTIONS = 2048,  /* questions awaited; the least recent is forgotten */
     AEGIS_NAME_RESOLVERS = 64,
     AEGIS_NAME_CLASSES = 4096,  /* numbers of classes, 0 (none) among them */
     AEGIS_NAME_EDGES = 32768,   /* exact labels, and states, of the automata of all slots */

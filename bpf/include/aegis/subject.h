@@ -14,13 +14,14 @@
 enum aegis_subject_limits {
     AEGIS_AUTOMATON_STATES = 2048,  /* of a slot; the first is dead */
     AEGIS_AUTOMATON_AFFIXES = 256,  /* of a slot */
-    AEGIS_AUTOMATON_EDGES = 65536,  /* of all slots */
+    AEGIS_AUTOMATON_EDGES = 16384,  /* of all slots */
     AEGIS_COMPONENT_BYTES = 124,    /* the longest that is matched exactly */
     AEGIS_AFFIX_BYTES = 64,         /* longest prefix, longest suffix */
     AEGIS_SUBJECT_CGROUPS = 16384,  /* as built: live and dying ones */
-    AEGIS_SUBJECT_EXES = 32768,     /* as built: processes of executables that a policy names */
+    AEGIS_SUBJECT_EXES = 16384,     /* as built: processes of executables that a policy names */
     AEGIS_SUBJECT_NAME_BYTES = 256, /* of a control group's own name */
     AEGIS_SUBJECT_DEPTH = 64,       /* ancestors asked for one that is known */
+    AEGIS_SUBJECT_USERS = 8192,     /* of all slots: users whom policies name */
     AEGIS_EXE_STEPS = 256           /* names and mounts of an executable's path */
 };
 

@@ -55,7 +55,7 @@ struct {
 struct {
     __uint(type, BPF_MAP_TYPE_HASH);
     __uint(map_flags, BPF_F_NO_PREALLOC);
-    __uint(max_entries, 65536);
+    __uint(max_entries, AEGIS_SUBJECT_USERS);
     __type(key, struct aegis_subject_user);
     __type(value, __u64);
 } aegis_subject_users SEC(".maps");

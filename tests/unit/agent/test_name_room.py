@@ -10,6 +10,7 @@ import pytest
 from aegis.agent import name_room
 from aegis.agent.name_room import NameRoom
 from aegis.errors import MapAccessFailed
+from aegis.kernel import names_resolve
 from aegis.kernel.names import Harvest
 from aegis.kernel.names_plan import NamePlan, build_names
 from aegis.kernel.names_resolve import Lookup
@@ -125,7 +126,7 @@ def test_a_plan_is_looked_up_once(monkeypatch: pytest.MonkeyPatch) -> None:
         asked.append(names)
         return {"a.test": Lookup(addresses={SERVER: 7}), "b.test": Lookup(error="it has no address")}
 
-    monkeypatch.setattr(name_room, "look_up", found)
+    monkeypatch.setattr(names_resolve, "look_up", found)
     monkeypatch.setattr(name_room, "LOOK_S", 0.05)
     room, tables, _, log = made(SERVER)
     room._committed(plan("a.test", "b.test"))
@@ -151,7 +152,7 @@ def test_what_was_looked_up_for_a_policy_that_is_gone_is_not_bound(monkeypatch: 
         room._committed(second)
         return {"a.test": Lookup(addresses={SERVER: 7})}
 
-    monkeypatch.setattr(name_room, "look_up", found)
+    monkeypatch.setattr(names_resolve, "look_up", found)
     room._committed(first)
     asyncio.run(room.look_up())
     assert tables.bound == []

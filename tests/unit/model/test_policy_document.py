@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
 import json
 import random
@@ -523,3 +524,36 @@ def test_more_than_a_document_may_hold() -> None:
         with pytest.raises(PolicyError):
             parse_document(data)
         assert time.process_time() - began < 1
+
+
+@pytest.mark.parametrize("document", [b"apiVersion: aegis/v1\n", b"{", b"a: [b"])
+@pytest.mark.parametrize("collecting", [True, False])
+def test_reading_leaves_the_collector_as_it_was(document: bytes, collecting: bool) -> None:
+    before = gc.isenabled()
+    (gc.enable if collecting else gc.disable)()
+    try:
+        assert examine(document)[1]
+        assert gc.isenabled() is collecting
+    finally:
+        (gc.enable if before else gc.disable)()
+
+
+def test_a_large_document_is_read_without_searching_for_cycles() -> None:
+    """At 100,000 rules the collector looked at each value again and again: 4.4 s instead of 1.2 s."""
+    rules = ",".join(f'{{"toCIDRSet":[{{"cidr":"10.0.{n >> 8}.{n & 255}/32"}}]}}' for n in range(5_000))
+    head = '"apiVersion":"aegis/v1","kind":"HostNetworkPolicy","metadata":{"name":"p"}'
+    document = f'{{{head},"spec":{{"egress":[{rules}]}}}}'
+    seen: list[str] = []
+
+    def note(phase: str, _: dict[str, int]) -> None:
+        seen.append(phase)
+
+    gc.callbacks.append(note)
+    try:
+        policy, _ = examine(document.encode())
+        assert seen.count("start") <= 1  # when all is read
+    finally:
+        gc.callbacks.remove(note)
+    assert policy is not None
+    assert len(policy.rules) == 5_000
+    assert not any(gc.is_tracked(each) for each in policy.rules)
