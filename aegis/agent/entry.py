@@ -118,7 +118,8 @@ def _stderr() -> int:
 
 have_standard_streams()
 SIGNALS = Signals()
-for _number in (*STOP_SIGNALS, signal.SIGHUP, signal.SIGALRM):
+# SIGHUP first: to who sees that SIGTERM is caught, a reload must not be a death.
+for _number in (signal.SIGHUP, signal.SIGALRM, *STOP_SIGNALS):
     signal.signal(_number, SIGNALS.take)
 # Before there is a thread or a child that would inherit the mask.
 signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
