@@ -27,6 +27,7 @@ from tests.support.scale import scaled, seed
 
 SETS, PACKETS = scaled(23, 200), scaled(503, 2000)
 SWAPS = scaled(101, 10_000)
+TRIES = 6  # a bug about what few random sets have is looked for in more of them
 
 pytestmark = pytest.mark.require("bpf", "root")
 
@@ -85,14 +86,14 @@ def test_the_kernel_never_differs_from_the_reader_of_images(kernel: KernelJudge)
 def test_a_planted_bug_is_seen_in_the_kernel(kernel: KernelJudge, mutant: str) -> None:
     dice = random.Random(seed())
     with planted(mutant):
-        assert any(everywhere(kernel, dice))
+        assert any(any(everywhere(kernel, dice)) for _ in range(TRIES))
 
 
 @pytest.mark.parametrize("mutant", WALKER_MUTANTS)
 def test_a_bug_planted_in_the_kernels_search_is_seen(mutant: str) -> None:
     dice = random.Random(seed())
     with KernelJudge(data=planted_object(mutant)) as wrong:
-        assert any(everywhere(wrong, dice))
+        assert any(any(everywhere(wrong, dice)) for _ in range(TRIES))
 
 
 def test_the_largest_policy(kernel: KernelJudge) -> None:
